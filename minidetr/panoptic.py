@@ -1,0 +1,116 @@
+"""A panoptic segmentation, its segments and its categories, and the RGB coding of ids that COCO's PNG files use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from minidetr.errors import InputError
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class of the data set: `is_thing` is data, never a rule on the id. `color` is RGB in 0..255, or None."""
+
+    id: int
+    name: str
+    is_thing: bool
+    color: tuple[int, int, int] | None = None
+
+    def to_json(self) -> dict:
+        """The entry of a COCO panoptic file's `categories`."""
+        entry = {"id": self.id, "name": self.name, "isthing": int(self.is_thing)}
+        return entry | ({"color": list(self.color)} if self.color else {})
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of an image. `area` counts pixels; `box` is (x, y, width, height) in pixels of the image."""
+
+    id: int
+    category_id: int
+    score: float
+    is_thing: bool
+    area: int
+    box: tuple[int, int, int, int]
+
+
+@dataclass
+class Panoptic:
+    """Every pixel of one image in exactly one segment, or void.
+
+    `segment_ids` is H x W, int32, 0 = void; `segments` describe every id in it but 0.
+    """
+
+    segment_ids: np.ndarray
+    segments: list[Segment] = field(default_factory=list)
+
+    def annotation(self, image_id: int, png_name: str) -> dict:
+        """The entry of a COCO panoptic file's `annotations`."""
+        info = [
+            {"id": s.id, "category_id": s.category_id, "area": s.area, "bbox": list(s.box), "iscrowd": 0, "score": round(s.score, 4)}
+            for s in self.segments
+        ]
+        return {"image_id": image_id, "file_name": png_name, "segments_info": info}
+
+    def save(self, png: str | Path, json_file: str | Path) -> None:
+        """Write the RGB-coded ids to `png` and the segments to `json_file`, whole or not at all."""
+        write_png(png, encode_ids(self.segment_ids))
+        write_json(json_file, {"segments": [asdict(s) for s in self.segments], "file_name": Path(png).name})
+
+
+def encode_ids(segment_ids: np.ndarray) -> np.ndarray:
+    """H x W ids -> H x W x 3 uint8: id = R + 256 G + 65536 B (COCO panoptic format)."""
+    if segment_ids.size and not 0 <= segment_ids.min() <= segment_ids.max() < 256**3:
+        raise InputError(f"segment ids must lie in 0..{256**3 - 1} to fit a PNG, but they span {segment_ids.min()}..{segment_ids.max()}")
+    ids = segment_ids.astype(np.uint32)
+    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
+
+
+def decode_ids(rgb: np.ndarray) -> np.ndarray:
+    """H x W x 3 uint8 -> H x W int32 ids, the inverse of `encode_ids`."""
+    rgb = rgb.astype(np.int32)
+    return rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+
+
+def boxes_of_ids(segment_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Area and box of every id in one pass over the pixels.
+
+    `segment_ids` H x W, `ids` K -> areas K (int64) and boxes K x 4 (x, y, width, height; int64), with +1 so that one pixel has
+    a box of 1 x 1 (the reference leaves it out). An id without a pixel has area 0 and an all-zero box.
+    """
+    areas, boxes = np.zeros(len(ids), np.int64), np.zeros((len(ids), 4), np.int64)
+    if not len(ids):
+        return areas, boxes
+    order = np.argsort(ids)
+    place = np.searchsorted(ids, segment_ids, sorter=order).clip(max=len(ids) - 1)
+    index = np.where(ids[order[place]] == segment_ids, order[place] + 1, 0)  # 1..K, 0 where the pixel has none of the ids
+    areas[:] = np.bincount(index.ravel(), minlength=len(ids) + 1)[1:]
+    for k, slices in enumerate(ndimage.find_objects(index, max_label=len(ids))):
+        if slices is not None:
+            rows, columns = slices
+            boxes[k] = columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+    return areas, boxes
+
+
+def write_png(path: str | Path, rgb: np.ndarray) -> None:
+    """Write H x W x 3 uint8 as PNG: beside first, then renamed, so that the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    Image.fromarray(rgb).save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write JSON beside first, then renamed, so that the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    temporary.replace(path)
