@@ -1,0 +1,57 @@
+"""Images of different sizes in one tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minidetr.errors import InputError
+
+
+@dataclass
+class Batch:
+    """Normalised images padded with zeros, at the right and at the bottom, to the largest of them.
+
+    `images` B 3 H W float; `padding` B H W bool, True where padded; `sizes` (height, width) of every image before padding.
+    """
+
+    images: Tensor
+    padding: Tensor
+    sizes: list[tuple[int, int]]
+
+    @classmethod
+    def pad(cls, images: list[Tensor]) -> Batch:
+        """Stack float images 3 H W of any sizes. Raises InputError for an empty list or a tensor of another shape."""
+        if not images:
+            raise InputError("a batch needs at least one image")
+        for index, image in enumerate(images):
+            if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or 0 in image.shape:
+                raise InputError(f"image {index} of the batch must be a normalised float tensor 3 x H x W, not {image.dtype} {list(image.shape)}")
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+        stacked = images[0].new_zeros(len(images), 3, height, width)
+        padding = torch.ones(len(images), height, width, dtype=torch.bool, device=stacked.device)
+        for index, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
+            stacked[index, :, :h, :w] = image
+            padding[index, :h, :w] = False
+        return cls(stacked, padding, sizes)
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether any image is smaller than the batch (known without asking the device)."""
+        return any(size != tuple(self.images.shape[-2:]) for size in self.sizes)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        return Batch(self.images.to(device, non_blocking=True), self.padding.to(device, non_blocking=True), self.sizes)
+
+
+def processed_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+    """The (height, width) that DETR resizes an image to: `short_side`, unless the other would pass `long_side`; never under 1."""
+    short, long = min(height, width), max(height, width)
+    if long / short * short_side > long_side:
+        short_side = max(1, round(long_side * short / long))
+    other = max(1, int(short_side * long / short))
+    return (short_side, other) if height <= width else (other, short_side)

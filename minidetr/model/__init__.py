@@ -1,0 +1,162 @@
+"""DETR for panoptic segmentation, stage by stage: read backbone, position, transformer, heads, heatmaps, mask_head, merge.
+
+Letters, everywhere: B images, H W padded input size, h w = H/32 W/32, d model width, N object queries, M attention heads,
+C classes, K objects picked from the whole batch (pairs of image and query).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
+
+from minidetr.data.batch import Batch, processed_size
+from minidetr.data.images import normalise, read_image, to_tensor
+from minidetr.errors import InputError
+from minidetr.model.backbone import Backbone, Features
+from minidetr.model.heads import PredictionHeads
+from minidetr.model.heatmaps import HeatmapAttention
+from minidetr.model.mask_head import MaskHead
+from minidetr.model.merge import kept_queries, merge
+from minidetr.model.position import sine_position
+from minidetr.model.transformer import Decoder, Encoder
+from minidetr.panoptic import Category, Panoptic
+from minidetr.presets import Preset
+
+__all__ = ["Detections", "Features", "PanopticDETR"]
+
+
+@dataclass
+class Detections:
+    """What `PanopticDETR.detect` saw in a batch, for all N queries, and what the masks are computed from."""
+
+    logits: Tensor  # B N C+1, the last is "no object"
+    boxes: Tensor  # B N 4, cx cy w h in 0..1 of the unpadded image
+    queries: Tensor  # B N d, the box embeddings: the last decoder layer's output
+    memory: Tensor  # B d h w, the encoded image
+    features: Features
+    padding: Tensor  # B h w, True where padded
+    is_padded: bool
+    auxiliary: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # logits and boxes of the earlier layers, in training
+
+
+class PanopticDETR(nn.Module):
+    """image -> classes and boxes of N queries -> masks of the K objects somebody asks for -> one id per pixel.
+
+    `categories` name the classes; class logits are indexed by category id, so C = max id + 1 and gaps are fine.
+    Source: Carion et al., End-to-End Object Detection with Transformers (2020).
+    """
+
+    def __init__(self, preset: Preset, categories: Sequence[Category], num_classes: int | None = None):
+        super().__init__()
+        self.preset = preset
+        self.categories = list(categories)
+        self.num_classes = num_classes or max((c.id for c in categories), default=0) + 1
+        d, M, hidden, dropout = preset.width, preset.heads, preset.feedforward, preset.dropout
+        self.backbone = Backbone(preset.backbone, d, preset.dilation, preset.norm)
+        self.encoder = Encoder(preset.encoder_layers, d, M, hidden, dropout)
+        self.decoder = Decoder(preset.decoder_layers, d, M, hidden, dropout, preset.queries)
+        self.heads = PredictionHeads(d, self.num_classes)
+        for parameter in [*self.encoder.parameters(), *self.decoder.layers.parameters()]:
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+        self.heatmap_attention = self.mask_head = None
+        if preset.mask_widths is not None:
+            self.heatmap_attention = HeatmapAttention(d, M)
+            self.mask_head = MaskHead(d, M, preset.mask_widths, self.backbone.channels)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, preset: str | None = None) -> PanopticDETR:
+        """Published weights by name, the shipped `tiny`, or a file or run of one's own; see `minidetr.weights.load`."""
+        from minidetr.weights import load
+
+        return load(name_or_path, preset)
+
+    @classmethod
+    def from_official(cls, state_dict: dict[str, Tensor], name: str) -> PanopticDETR:
+        """A published state dict already in memory; see `minidetr.weights.from_official`."""
+        from minidetr.weights import from_official
+
+        return from_official(state_dict, name)
+
+    def detect(self, batch: Batch) -> Detections:
+        """Classes, boxes and box embeddings of all N queries, and the encoded image."""
+        features = self.backbone(batch.images)  # Res2..Res5, projected B d h w
+        grid = features.projected
+        padding = F.interpolate(batch.padding[:, None].float(), size=grid.shape[-2:])[:, 0].bool()  # B h w, nearest
+        masked = padding if batch.is_padded else None  # attention without a mask is faster
+        position = sine_position(padding, grid.shape[1]).to(grid.dtype)  # B d h w
+        memory = self.encoder(grid, position, masked)  # B d h w
+        layers = self.decoder(memory, position, masked)  # one B N d for each decoder layer
+        logits, boxes = self.heads(layers[-1])  # B N C+1, B N 4
+        auxiliary = [self.heads(x) for x in layers[:-1]] if self.training else []
+        return Detections(logits, boxes, layers[-1], memory, features, padding, batch.is_padded, auxiliary)
+
+    def heatmaps(self, seen: Detections, image_index: Tensor, query_index: Tensor) -> Tensor:
+        """Attention heatmaps K M h w of the K objects (image_index[k], query_index[k]); they sum to 1 over M, h and w."""
+        if self.heatmap_attention is None:
+            raise InputError("this is a detection model without a mask head: load a panoptic one, or train its masks, to get masks")
+        padding = seen.padding if seen.is_padded else None
+        return self.heatmap_attention(seen.queries[image_index, query_index], seen.memory, image_index, padding)
+
+    def masks(self, seen: Detections, image_index: Tensor, query_index: Tensor) -> Tensor:
+        """Mask logits K H/4 W/4 of the K objects (image_index[k], query_index[k]), wherever in the batch they are."""
+        heatmaps = self.heatmaps(seen, image_index, query_index)  # K M h w
+        return self.mask_head(heatmaps, seen.features, image_index)  # K H/4 W/4
+
+    @torch.inference_mode()
+    def segment(
+        self, images: Sequence[str | Path | Image.Image | Tensor], threshold: float | None = None, batch_size: int = 1
+    ) -> list[Panoptic]:
+        """A panoptic segmentation of each image, at the image's own size.
+
+        `images` are paths, PIL images or RGB tensors 3 H W (uint8, or float in 0..1). Queries below `threshold` (0..1; None: the
+        preset's) are dropped. Up to `batch_size` neighbours are computed together where they come to the same size: no
+        image is padded, because padding leaks into its neighbours' convolutions and would change the result a little.
+        """
+        threshold = self.preset.threshold if threshold is None else threshold
+        if not 0 <= threshold <= 1:
+            raise InputError(f"the threshold must lie in 0..1, not {threshold}")
+        was_training = self.training
+        self.eval()
+        try:
+            results = []
+            for group, originals in self.same_size(images, batch_size):
+                batch = Batch.pad(group).to(next(self.parameters()).device)
+                results += self.panoptic(self.detect(batch), batch, originals, threshold)
+            return results
+        finally:
+            self.train(was_training)
+
+    def same_size(self, images: Sequence, batch_size: int) -> Iterator[tuple[list[Tensor], list[tuple[int, int]]]]:
+        """Groups of up to `batch_size` resized, normalised neighbours of one size, each with the originals' (height, width)."""
+        group: list[Tensor] = []
+        originals: list[tuple[int, int]] = []
+        for image in images:
+            pixels = image if isinstance(image, Tensor) else to_tensor(read_image(image))  # 3 H W
+            height, width = pixels.shape[-2:]
+            size = processed_size(height, width, self.preset.short_side, self.preset.long_side)
+            pixels = normalise(resize(pixels, list(size), antialias=True))
+            if group and (len(group) == batch_size or pixels.shape != group[0].shape):
+                yield group, originals
+                group, originals = [], []
+            group.append(pixels)
+            originals.append((height, width))
+        if group:
+            yield group, originals
+
+    def panoptic(self, seen: Detections, batch: Batch, originals: list[tuple[int, int]], threshold: float) -> list[Panoptic]:
+        """The Panoptic of each image of a batch, of the photos' own (height, width) `originals`; masks of the kept queries only."""
+        categories = {c.id: c for c in self.categories}
+        results = []
+        for index, original in enumerate(originals):
+            query_index, scores, labels = kept_queries(seen.logits[index], threshold, categories)  # K each
+            masks = self.masks(seen, torch.full_like(query_index, index), query_index)  # K H/4 W/4
+            results.append(merge(masks, scores, labels, categories, tuple(batch.images.shape[-2:]), batch.sizes[index], original))
+        return results
