@@ -1,0 +1,126 @@
+"""Average precision of boxes, as COCO measures it: pycocotools does the measuring."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from math import isfinite, nan
+from numbers import Integral, Real
+from pathlib import Path
+
+from minidetr.errors import InputError
+from minidetr.evaluate.panoptic_quality import read_json, require
+
+
+def box_average_precision(gt: dict | str | Path, predictions: Sequence[dict]) -> dict[str, float]:
+    """Average precision of predicted boxes in 0..1, averaged over the classes that the truth has.
+
+    `gt` is a COCO file or its content, either panoptic (one box a segment, stuff and things) or detection (one box an
+    annotation); `iscrowd` boxes neither help nor hurt. `predictions` are dicts with `image_id`, `category_id`, `bbox` (x, y,
+    width, height in pixels) and `score`; the 100 best of an image and class count.
+
+    Returns AP (mean over IoU thresholds 0.50 to 0.95), AP50, AP75, and APs, APm, APl for objects of less than 32^2 pixels,
+    32^2 to 96^2, and more. Each is nan if the truth has no object it could be measured on, 0 if nothing was found.
+    Raises InputError for a field that is missing or an image or category that the truth does not have.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    name = "the ground truth" if isinstance(gt, dict) else str(gt)
+    content = gt if isinstance(gt, dict) else read_json(gt)
+    categories = require(content, "categories", list, name)
+    category_ids = {require(category, "id", Integral, f"a category of {name}") for category in categories}
+    boxes, evaluated, known = _truth_boxes(content, category_ids, name)
+    detections = _detections(predictions, known, category_ids, name)
+    images = [{"id": image_id} for image_id in evaluated]
+
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
+        indexes = []
+        for annotations in (boxes, detections):
+            index = COCO()
+            index.dataset = {"images": images, "categories": categories, "annotations": annotations}
+            index.createIndex()
+            indexes.append(index)
+        evaluation = COCOeval(*indexes, iouType="bbox")
+        if not images or not categories:
+            stats = [-1.0] * 6  # pycocotools can't count nothing
+        else:
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            stats = evaluation.stats[:6]
+    values = (float(value) if value >= 0 else nan for value in stats)  # pycocotools says -1 where there is nothing to measure
+    return dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), values, strict=True))
+
+
+def _truth_boxes(content: dict, category_ids: set, name: str) -> tuple[list[dict], set, set]:
+    """The truth's boxes, the images they are measured on, and every image the file knows.
+
+    A panoptic file may list images it has no annotation of: nobody knows what is in them, so they are not measured. In a
+    detection file an image without an annotation is an image without an object.
+    """
+    annotations = require(content, "annotations", list, name)
+    annotated = {require(annotation, "image_id", (Integral, str), f"an annotation of {name}") for annotation in annotations}
+    listed = require(content, "images", list, name) if "images" in content else []
+    known = annotated | {require(image, "id", (Integral, str), f"an image of {name}") for image in listed}
+    panoptic = any("segments_info" in annotation for annotation in annotations)
+
+    boxes: list[dict] = []
+    for annotation in annotations:
+        where = f"an object of image {annotation['image_id']} in {name}"
+        for entry in require(annotation, "segments_info", list, where) if panoptic else [annotation]:
+            x, y, width, height = _box(entry, where)
+            category_id = require(entry, "category_id", Integral, where)
+            if category_id not in category_ids:
+                raise InputError(f"{where} has the category_id {category_id}, which is not among its 'categories'; add it there")
+            boxes.append(
+                {
+                    "id": len(boxes) + 1,  # pycocotools takes 0 for "not matched"
+                    "image_id": annotation["image_id"],
+                    "category_id": category_id,
+                    "bbox": [x, y, width, height],
+                    "area": entry.get("area", width * height),
+                    "iscrowd": entry.get("iscrowd", 0),
+                }
+            )
+    return boxes, annotated if panoptic else known, known
+
+
+def _detections(predictions: Sequence[dict], images: set, categories: set, name: str) -> list[dict]:
+    """The predictions as pycocotools wants them: numbered from 1, with an area."""
+    detections = []
+    for number, prediction in enumerate(predictions, start=1):
+        where = f"prediction {number}"
+        x, y, width, height = _box(prediction, where)
+        image_id = require(prediction, "image_id", (Integral, str), where)
+        category_id = require(prediction, "category_id", Integral, where)
+        score = float(require(prediction, "score", Real, where))
+        for field, value, known in (("image_id", image_id, images), ("category_id", category_id, categories)):
+            if value not in known:
+                raise InputError(f"{where} has the {field} {value}, which {name} does not have; use the truth's ids")
+        if not isfinite(score):
+            raise InputError(f"{where} has the 'score' {score}; give a finite number, the probability of its class")
+        detections.append(
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": category_id,
+                "bbox": [x, y, width, height],
+                "area": width * height,
+                "iscrowd": 0,
+                "score": score,
+            }
+        )
+    return detections
+
+
+def _box(entry: dict, where: str) -> tuple[float, float, float, float]:
+    """`bbox` as four floats, or InputError."""
+    try:
+        x, y, width, height = (float(value) for value in entry["bbox"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where} has no field 'bbox' of four numbers (x, y, width, height in pixels); add it") from error
+    if not all(map(isfinite, (x, y, width, height))):
+        raise InputError(f"{where} has a 'bbox' with a number that is not finite; correct it")
+    return x, y, width, height
