@@ -49,9 +49,9 @@ class Batch:
 
 
 def processed_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """The (height, width) that DETR resizes an image to: `short_side`, unless the other would pass `long_side`; never under 1."""
+    """The (height, width) that DETR resizes an image to: `short_side`, unless the other would pass `long_side`; at least 1 each."""
     short, long = min(height, width), max(height, width)
     if long / short * short_side > long_side:
         short_side = max(1, round(long_side * short / long))
-    other = max(1, int(short_side * long / short))
+    other = min(max(1, int(short_side * long / short)), long_side)
     return (short_side, other) if height <= width else (other, short_side)
