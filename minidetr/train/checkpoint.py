@@ -1,0 +1,68 @@
+"""Checkpoints: everything a run needs to go on exactly where it was, written so that being cut off loses nothing."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from minidetr.errors import InputError
+
+NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+
+
+def write_checkpoint(run: Path, content: dict[str, Any]) -> None:
+    """Write beside, read back, then rename; the checkpoint before it is kept. `content` is tensors and plain containers."""
+    temporary = run / (NAME + ".part")
+    with temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)  # raises if the file isn't whole
+    if (run / NAME).exists():
+        (run / NAME).replace(run / PREVIOUS)
+    temporary.replace(run / NAME)
+
+
+def read_checkpoint(run: Path) -> tuple[dict[str, Any], str | None]:
+    """The newest whole checkpoint of a run, and a sentence about a damaged one that was passed over. Raises InputError."""
+    warning = None
+    for name in (NAME, PREVIOUS):
+        path = run / name
+        if not path.is_file():
+            continue
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True), warning
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+            warning = f"{path} is damaged: the checkpoint before it is used"
+    if warning:
+        raise InputError(f"{run}: every checkpoint is damaged: start a new run, from last.safetensors with --from")
+    raise InputError(f"{run} holds no {NAME} to resume from: give the folder of a run that was cut off")
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random generator a training step may draw from."""
+    version, keys, *rest = random.getstate()
+    kind, key, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "python": [version, list(keys), *rest],
+        "numpy": [kind, torch.from_numpy(key.astype(np.int64)), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` saw."""
+    version, keys, *rest = state["python"]
+    random.setstate((version, tuple(keys), *rest))
+    kind, key, *rest = state["numpy"]
+    np.random.set_state((kind, key.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,111 @@
+"""What the training loop is fed with: data sets by option, and batches that can be resumed anywhere in an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from minidetr.data.batch import Batch
+from minidetr.data.coco import CocoPanoptic, PanopticDataset
+from minidetr.data.scene_data import SceneData
+from minidetr.data.targets import Target
+from minidetr.data.transforms import scene_transform, training_transform
+from minidetr.errors import InputError
+from minidetr.train.options import TrainOptions
+
+VALIDATION_SEED = 2_000_000  # scenes from here are never trained on; those of the demo and the model card start at 1_000_000
+
+
+def open_data(options: TrainOptions) -> tuple[PanopticDataset, PanopticDataset]:
+    """The training and the validation data set. Raises InputError when there is no image, or classes disagree."""
+    if options.data == "scenes":
+        if options.scene_seed + options.scenes > 1_000_000:
+            raise InputError("training scenes must have seeds below 1000000, where the held-out ones begin: lower --scene-seed or --scenes")
+        train = SceneData(options.scenes, options.scene_seed, options.size, scene_transform(options.size), options.cache, options.workers or 1)
+        return train, SceneData(options.validation_images, VALIDATION_SEED, options.size, None, options.cache, options.workers or 1)
+    folder = Path(options.data)
+    if not folder.is_dir():
+        raise InputError(f"--data {folder} is neither 'scenes' nor a folder with panoptic.json, images/ and panoptic/")
+    split = (folder / "train").is_dir()
+    scale = options.size / 800  # the reference's augmentation, in proportion
+    short_sides = tuple(round(side * scale) for side in range(480, 801, 32))
+    crops, crop_range = tuple(round(side * scale) for side in (400, 500, 600)), (round(384 * scale), round(600 * scale))
+    transform = training_transform(short_sides, round(1333 * scale), crops, crop_range)
+    train = CocoPanoptic.from_folder(folder / "train" if split else folder, transform)
+    validation_folder = options.validation or (folder / "val" if split and (folder / "val").is_dir() else folder / "train" if split else folder)
+    validation = CocoPanoptic.from_folder(validation_folder)
+    for data in (train, validation):
+        if not len(data):
+            raise InputError(f"the data set in {folder} has no image: there is nothing to train on")
+    if {(c.id, c.is_thing) for c in train.categories} != {(c.id, c.is_thing) for c in validation.categories}:
+        raise InputError(f"the categories of {validation_folder} are not those of {folder}: use one list of categories for both")
+    return train, validation
+
+
+class EpochBatches:
+    """The batches of each epoch, shuffled by `seed` and epoch, shared out over processes.
+
+    Process `rank` of `world` takes every world-th image of each global batch of `batch_size` images. The last batch may be smaller;
+    every process always gets at least one image (the first ones again, where there are too few), so that none waits for another.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+        self.length, self.batch_size, self.seed, self.rank, self.world = length, max(batch_size, world), seed, rank, world
+
+    def __len__(self) -> int:
+        return -(-self.length // self.batch_size)
+
+    def of_epoch(self, epoch: int, start: int = 0) -> list[list[tuple[int, int]]]:
+        """This process's batches from number `start` on: lists of (index, seed of the image's augmentation)."""
+        generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        order, seeds = generator.permutation(self.length), generator.integers(2**62, size=self.length)
+        batches = []
+        for first in range(start * self.batch_size, self.length, self.batch_size):
+            places = np.arange(first, min(first + self.batch_size, self.length))
+            while len(places) < self.world:  # fewer images than processes: some twice
+                places = np.concatenate([places, np.arange(self.world - len(places)) % self.length])
+            batches.append([(int(order[p]), int(seeds[p])) for p in places[self.rank :: self.world]])
+        return batches
+
+
+class Seeded(Dataset):
+    """A data set read by (index, seed): the augmentation depends on the seed alone, not on workers, order or what came before."""
+
+    def __init__(self, data: PanopticDataset):
+        self.data = data
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Target]:
+        index, seed = item
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.data[index]
+
+
+def collate(items: list[tuple[Tensor, Target]]) -> tuple[Batch, list[Target]]:
+    """Images and targets of one batch."""
+    images, targets = zip(*items, strict=True)
+    return Batch.pad(list(images)), list(targets)
+
+
+def loader(data: PanopticDataset, batches: list, workers: int) -> Iterator[tuple[Batch, list[Target]]]:
+    """The batches in order, read by `workers` processes (0: by this one). A worker that dies raises an error, it is not waited for."""
+    return iter(
+        DataLoader(
+            Seeded(data),
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=one_thread if workers else None,
+            generator=torch.Generator(),  # its own: the global one must not depend on how often a run was cut off
+        )
+    )
+
+
+def one_thread(worker: int) -> None:
+    """Keep each loading process to one core: the model needs the others."""
+    torch.set_num_threads(1)

@@ -1,0 +1,97 @@
+"""Hungarian matching: which query answers for which segment of the image (DETR, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torchvision.ops import box_convert, generalized_box_iou
+
+from minidetr.data.targets import Target
+
+
+@dataclass(frozen=True)
+class CostWeights:
+    """How much each term counts in the matching cost (DETR, appendix A.4)."""
+
+    class_: float = 1.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The K matched pairs of a batch, ordered by image, then by query. Three int64 tensors of length K.
+
+    Pair k says: query `query_index[k]` of image `image_index[k]` answers for segment `target_index[k]` of that image's target.
+    """
+
+    image_index: Tensor
+    query_index: Tensor
+    target_index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    def select(self, values: Sequence[Tensor]) -> Tensor:
+        """One tensor (T, ...) for each image -> the row of each pair's segment: (K, ...)."""
+        lengths = [0] + [len(value) for value in values[:-1]]
+        start = torch.tensor(lengths).cumsum(0).to(self.image_index.device)  # B: where each image's rows start once concatenated
+        return torch.cat(list(values))[start[self.image_index] + self.target_index]
+
+    def sample(self, per_image: int, generator: torch.Generator | None = None) -> Matches:
+        """At most `per_image` pairs of every image, drawn at random (CPU generator; the global one by default), in order."""
+        shuffled = torch.randperm(len(self), generator=generator)
+        image = self.image_index.cpu()[shuffled]
+        drawn_before = (image[:, None] == image).tril(-1).sum(1)  # pairs of the same image that come earlier in the shuffle
+        keep = shuffled[drawn_before < per_image].sort().values.to(self.image_index.device)
+        return Matches(self.image_index[keep], self.query_index[keep], self.target_index[keep])
+
+
+def matching_cost(
+    logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, weights: CostWeights = CostWeights()
+) -> Tensor:
+    """What it costs to let each query of one image answer for each of its T segments.
+
+    `logits` N x (C+1), `boxes` N x 4; `labels` T in 0..C-1, `target_boxes` T x 4; boxes are (cx, cy, w, h) in 0..1 of the image.
+    Returns N x T, float32: -probability of the segment's class, L1 distance of the boxes and -GIoU, each times its weight.
+    The class term is the probability, not its logarithm, so that it weighs about as much as the box terms (DETR, section 3.1).
+    Raises IndexError on a CPU for a label beyond C-1: "no object" is no segment's class.
+    """
+    logits, boxes = logits.float(), boxes.float()  # half precision (autocast) is too coarse to rank queries
+    probabilities = logits.softmax(-1)[:, :-1]  # N C
+    class_cost = -probabilities[:, labels]  # N T
+    l1_cost = torch.cdist(boxes, target_boxes, p=1)  # N T
+    giou_cost = -generalized_box_iou(_corners(boxes), _corners(target_boxes))  # N T
+    return weights.class_ * class_cost + weights.l1 * l1_cost + weights.giou * giou_cost
+
+
+@torch.no_grad()
+def match(logits: Tensor, boxes: Tensor, targets: Sequence[Target], weights: CostWeights = CostWeights()) -> Matches:
+    """Pair queries with segments one to one, so that every image's total cost is the smallest possible.
+
+    `logits` B x N x (C+1), `boxes` B x N x 4, B targets. Each image gets min(N, T) pairs: with more segments than queries the
+    costliest stay unmatched. Matching decides what is compared and has no gradient. Raises FloatingPointError when a cost is
+    not finite, which means that the model's predictions no longer are.
+    """
+    images = zip(logits, boxes, targets, strict=True)
+    costs = [matching_cost(scores, places, target.labels, target.boxes, weights) for scores, places, target in images]  # B of N T
+    flat = torch.cat([cost.flatten() for cost in costs]).cpu()  # one transfer for the batch: each one makes the GPU wait
+    if not flat.isfinite().all():
+        raise FloatingPointError(
+            "the matching cost is not finite because the model predicts NaN or infinity: "
+            "lower the learning rate, clip the gradient or start from an earlier checkpoint"
+        )
+    blocks = [block.view(cost.shape) for block, cost in zip(flat.split([cost.numel() for cost in costs]), costs, strict=True)]
+    pairs = []
+    for image, block in enumerate(blocks):
+        query, target = (torch.from_numpy(index) for index in linear_sum_assignment(block.numpy()))
+        pairs.append(torch.stack([torch.full_like(query, image), query, target]))  # 3 min(N, T)
+    return Matches(*torch.cat(pairs, dim=1).to(logits.device))
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    return box_convert(boxes, "cxcywh", "xyxy")

@@ -1,0 +1,173 @@
+"""Everything that decides a training run, with the recipe of each preset as defaults. No torch here: `--help` reads it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from minidetr.errors import InputError
+from minidetr.presets import TRAINABLE
+
+# What can be frozen or reset by name -> the parameters whose names start with one of these.
+STAGES: dict[str, tuple[str, ...]] = {
+    "stem": ("backbone.resnet.conv1.", "backbone.resnet.bn1."),
+    "res2": ("backbone.resnet.layer1.",),
+    "res3": ("backbone.resnet.layer2.",),
+    "res4": ("backbone.resnet.layer3.",),
+    "res5": ("backbone.resnet.layer4.",),
+    "backbone": ("backbone.resnet.",),
+    "projection": ("backbone.projection.",),
+    "encoder": ("encoder.",),
+    "decoder": ("decoder.",),
+    "heads": ("heads.",),
+    "mask-head": ("heatmap_attention.", "mask_head."),
+}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """A training run. None means: as the preset's recipe has it (`RECIPES`).
+
+    Lengths: `epochs` and `mask_epochs` count passes over the data (of the box step or joint training, and of the mask step);
+    `minutes`, if given, ends the whole run by the clock instead, the schedule following the time. `drop` is the share of a
+    step's length after which the "drop" schedule divides the learning rate by ten; "cosine" brings it smoothly to a hundredth.
+    """
+
+    output: str = "runs/run"
+    preset: str | None = None  # "tiny", or that of `from_`
+    data: str = "scenes"  # or a folder with panoptic.json, images/ and panoptic/, or with train/ and val/ that hold these
+    validation: str | None = None  # a folder; by default DATA/val, else the training data itself
+    steps: str = "joint"  # or "boxes,masks", "boxes", "masks"
+    from_: str | None = None  # weights to start from: a name or a path
+    backbone_weights: str | None = None  # "imagenet" (torchvision's) or a file with torchvision's key names
+    reset: tuple[str, ...] = ()  # stages put back to their random start
+    freeze: tuple[str, ...] | None = None  # stages that do not train
+    queries: int | None = None
+    size: int | None = None  # short side in pixels
+    scenes: int = 8000  # rendered for training, with --data scenes
+    scene_seed: int = 0
+    validation_images: int = 256
+    epochs: float | None = None
+    mask_epochs: float | None = None
+    minutes: float | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    backbone_learning_rate: float | None = None
+    weight_decay: float = 1e-4
+    clip: float | None = None
+    warmup: float | None = None  # share of a step's length
+    schedule: str | None = None  # "drop" or "cosine"
+    drop: float | None = None
+    dropout: float | None = None
+    ema: float | None = None  # decay of the moving average of the weights; 0: none
+    no_object: float | None = None
+    focal: float | None = None
+    dice: float | None = None
+    pixel_class: float | None = None  # weight of a class loss on the encoded image's cells, used in training only
+    masks_per_image: int | None = None  # matched queries an image whose masks are judged; 0: all
+    mask_stride: int | None = None  # 1: masks judged at the input's size, as in the reference; 4: at their own
+    precision: str = "auto"  # or float32, bfloat16, float16
+    device: str = "auto"
+    workers: int = 2
+    seed: int = 0
+    evaluate_every: float | None = None  # epochs; by default ten times in a run
+    checkpoint_minutes: float = 5.0
+    cache: str = "runs/cache"  # where rendered scenes are kept
+
+    def filled(self) -> TrainOptions:
+        """The same options with the recipe's values for None. Raises InputError for values that make no sense."""
+        name = self.preset or preset_of_source(self.from_)
+        if name not in TRAINABLE:
+            raise InputError(f"there is no preset {name!r} to train: choose one of {', '.join(TRAINABLE)}")
+        recipe = RECIPES.get(name, REFERENCE_RECIPE)
+        missing = {f.name: recipe[f.name] for f in fields(self) if getattr(self, f.name) is None and f.name in recipe}
+        options = replace(self, preset=name, **missing)
+        options.check()
+        return options
+
+    def check(self) -> None:
+        """Raise InputError, naming the option, for values that make no sense."""
+        for name in ("epochs", "mask_epochs", "minutes", "batch_size", "learning_rate", "size", "queries", "scenes", "validation_images"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"--{name.replace('_', '-')} must be more than 0, not {value}")
+        for name, allowed in (
+            ("schedule", ("drop", "cosine")),
+            ("precision", ("auto", "float32", "bfloat16", "float16")),
+            ("mask_stride", (1, 4)),
+            ("steps", ("joint", "boxes,masks", "boxes", "masks")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"--{name.replace('_', '-')} must be one of {', '.join(map(str, allowed))}, not {getattr(self, name)}")
+        for stage in (*self.reset, *(self.freeze or ())):
+            if stage not in STAGES:
+                raise InputError(f"there is no stage {stage!r} to freeze or reset: choose from {', '.join(STAGES)}")
+        if not 0 <= (self.ema or 0) < 1:
+            raise InputError(f"--ema must lie in 0..1, below 1, not {self.ema}")
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run."""
+        return Path(self.output)
+
+
+def preset_of_source(source: str | None) -> str:
+    """The preset whose recipe suits the weights a run starts from: that of their name, or of the run they come from."""
+    if source is None:
+        return "tiny"
+    short = source.removeprefix("detr-").removesuffix("-panoptic")
+    short = "r101" if short == "r101-dc5" else short
+    if short in TRAINABLE:
+        return short
+    path = Path(source)
+    beside = (path if path.is_dir() else path.parent) / "options.json"
+    return json.loads(beside.read_text(encoding="utf-8"))["preset"] if beside.is_file() else "r50"
+
+
+REFERENCE_RECIPE = {  # DETR, appendix A.4, and the reference's README
+    "freeze": ("stem", "res2"),
+    "size": 800,
+    "epochs": 300,
+    "mask_epochs": 25,
+    "batch_size": 2,
+    "learning_rate": 1e-4,
+    "backbone_learning_rate": 1e-5,
+    "clip": 0.1,
+    "warmup": 0.0,
+    "schedule": "drop",
+    "drop": 2 / 3,  # at epoch 200 of 300; at 15 of 25 for the masks: see MASK_DROP
+    "dropout": 0.1,
+    "ema": 0.0,
+    "no_object": 0.1,
+    "focal": 1.0,
+    "dice": 1.0,
+    "pixel_class": 0.0,
+    "masks_per_image": 0,
+    "mask_stride": 1,
+}
+MASK_DROP = 15 / 25
+
+RECIPES = {
+    "r18": REFERENCE_RECIPE | {"size": 480, "epochs": 100, "batch_size": 4, "backbone_learning_rate": 3e-5, "warmup": 0.02},
+    "tiny": REFERENCE_RECIPE
+    | {
+        "freeze": (),
+        "size": 192,
+        "epochs": 30,
+        "batch_size": 8,
+        "learning_rate": 6e-4,
+        "backbone_learning_rate": 6e-4,
+        "clip": 1.0,
+        "warmup": 0.08,
+        "schedule": "cosine",
+        "dropout": 0.0,
+        "ema": 0.998,
+        "no_object": 0.3,
+        "focal": 20.0,
+        "dice": 2.0,
+        "pixel_class": 0.3,
+        "masks_per_image": 6,
+        "mask_stride": 4,
+    },
+}
