@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -53,7 +55,14 @@ class Panoptic:
     def annotation(self, image_id: int, png_name: str) -> dict:
         """The entry of a COCO panoptic file's `annotations`."""
         info = [
-            {"id": s.id, "category_id": s.category_id, "area": s.area, "bbox": list(s.box), "iscrowd": 0, "score": round(s.score, 4)}
+            {
+                "id": s.id,
+                "category_id": s.category_id,
+                "area": s.area,
+                "bbox": list(s.box),
+                "iscrowd": 0,
+                "score": round(s.score, 4),
+            }
             for s in self.segments
         ]
         return {"image_id": image_id, "file_name": png_name, "segments_info": info}
@@ -67,7 +76,9 @@ class Panoptic:
 def encode_ids(segment_ids: np.ndarray) -> np.ndarray:
     """H x W ids -> H x W x 3 uint8: id = R + 256 G + 65536 B (COCO panoptic format)."""
     if segment_ids.size and not 0 <= segment_ids.min() <= segment_ids.max() < 256**3:
-        raise InputError(f"segment ids must lie in 0..{256**3 - 1} to fit a PNG, but they span {segment_ids.min()}..{segment_ids.max()}")
+        raise InputError(
+            f"segment ids must lie in 0..{256**3 - 1} to fit a PNG, but they span {segment_ids.min()}..{segment_ids.max()}"
+        )
     ids = segment_ids.astype(np.uint32)
     return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
 
@@ -98,19 +109,27 @@ def boxes_of_ids(segment_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, 
     return areas, boxes
 
 
-def write_png(path: str | Path, rgb: np.ndarray) -> None:
-    """Write H x W x 3 uint8 as PNG: beside first, then renamed, so that the file appears whole or not at all."""
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; renamed to `path` at the end, removed if anything fails before."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    Image.fromarray(rgb).save(temporary, format="PNG")
-    temporary.replace(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_png(path: str | Path, rgb: np.ndarray) -> None:
+    """Write H x W x 3 uint8 as PNG, whole or not at all."""
+    with whole_file(path) as temporary:
+        Image.fromarray(rgb).save(temporary, format="PNG")
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Write JSON beside first, then renamed, so that the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    temporary.replace(path)
+    """Write JSON, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from minidetr.errors import InputError
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Preset:
     threshold: float = 0.85
 
 
-_NO_MASKS = {"mask_widths": None}
+_NO_MASKS: dict[str, Any] = {"mask_widths": None}
 
 PUBLISHED: dict[str, tuple[Preset, str]] = {  # name -> (preset, file name; the last part is the start of its SHA-256)
     "detr-r50": (Preset(**_NO_MASKS), "detr-r50-e632da11.pth"),
@@ -67,6 +70,12 @@ TRAINABLE: dict[str, Preset] = {
     "r50-dc5": Preset(dilation=True),
     "r101": Preset(backbone="resnet101"),
 }
+
+
+def from_plain(kind: type[Settings], values: dict[str, Any]) -> Settings:
+    """A dataclass of settings from what JSON made of it: lists are tuples, names of other versions are left out."""
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # `kind` is a dataclass
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})
 
 
 def preset(name: str) -> Preset:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from urllib.error import URLError
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
-from minidetr.panoptic import Category
-from minidetr.presets import PUBLISHED, PUBLISHED_ADDRESS, TRAINABLE, Preset
+from minidetr.panoptic import Category, whole_file
+from minidetr.presets import PUBLISHED, PUBLISHED_ADDRESS, TRAINABLE, Preset, from_plain
 from minidetr.presets import preset as preset_of
 
 # The map between names: published -> minidetr. Every row replaces a part of a key; read right to left it is the way back.
@@ -100,13 +100,17 @@ def load(name_or_path: str | Path, preset: str | None = None) -> PanopticDETR:
     if name in TRAINABLE:
         path = shipped_weights(name)
         if path is None:
-            raise InputError(f"the preset {name!r} comes without weights of its own: train it, or give a file or one of {', '.join(PUBLISHED)}")
+            raise InputError(
+                f"the preset {name!r} comes without weights of its own: train it, or give a file or one of {', '.join(PUBLISHED)}"
+            )
         return load_file(path, preset)
     path = Path(name_or_path)
     if path.is_dir():
         found = [path / n for n in ("best.safetensors", "last.safetensors", "model.safetensors") if (path / n).is_file()]
         if not found:
-            raise InputError(f"{path} holds no best.safetensors, last.safetensors or model.safetensors: give a run's folder or a weights file")
+            raise InputError(
+                f"{path} holds no best.safetensors, last.safetensors or model.safetensors: give a run's folder or a weights file"
+            )
         path = found[0]
     if not path.is_file():
         known = ", ".join([n for n in TRAINABLE if shipped_weights(n)] + list(PUBLISHED))
@@ -164,7 +168,9 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path} is refused: it holds more than tensors, or is no weights file, and loading it could run code") from error
+        raise InputError(
+            f"{path} is refused: it holds more than tensors, or is no weights file, and loading it could run code"
+        ) from error
     except Exception as error:  # on damaged files the unpickler raises anything, IndexError and struct.error among them
         raise InputError(f"{path} is damaged or no weights file: fetch it again") from error
     state = content.get("model", content) if isinstance(content, dict) else None
@@ -190,7 +196,9 @@ def from_official(state_dict: dict[str, Tensor], name: str) -> PanopticDETR:
     return from_renamed(official_to_own(state_dict), preset_of(name), name)
 
 
-def from_renamed(state: dict[str, Tensor], preset: Preset, source: str | Path, categories: list[Category] | None = None) -> PanopticDETR:
+def from_renamed(
+    state: dict[str, Tensor], preset: Preset, source: str | Path, categories: list[Category] | None = None
+) -> PanopticDETR:
     """A model in eval mode from a state dict in minidetr's names."""
     try:
         logits, queries = len(state["heads.classes.bias"]), len(state["decoder.query_embedding.weight"])
@@ -205,7 +213,7 @@ def from_renamed(state: dict[str, Tensor], preset: Preset, source: str | Path, c
 
 
 def assign(model: PanopticDETR, state: dict[str, Tensor], source: str | Path) -> None:
-    """Put a state dict in minidetr's names into a model built on the meta device, in float32. Raises InputError if it doesn't fit."""
+    """Put a state dict in minidetr's names into a model on the meta device, in float32. Raises InputError if it doesn't fit."""
     expected = model.state_dict()
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     wrong = [k for k in expected if k in state and expected[k].shape != state[k].shape]
@@ -263,7 +271,9 @@ def from_transformers(state_dict: dict[str, Tensor], path: Path, preset: str | N
     elif config_file.is_file():
         chosen, categories = read_transformers_config(config_file)
     else:
-        raise InputError(f"{path} does not say which model it is: put its config.json beside it, or give preset=, one of {', '.join(PUBLISHED)}")
+        raise InputError(
+            f"{path} does not say which model it is: put its config.json beside it, or give preset=, one of {', '.join(PUBLISHED)}"
+        )
     own = official_to_own(fused)
     return from_renamed(own, chosen, path, categories if len(own.get("heads.classes.bias", ())) not in (92, 251) else None)
 
@@ -276,7 +286,9 @@ def read_transformers_config(path: Path) -> tuple[Preset, list[Category]]:
         depths, named = tuple(inner.get("depths") or ()), inner.get("backbone") or config.get("backbone")
         backbone = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (): named}.get(depths)
         if backbone not in ("resnet50", "resnet101"):
-            raise InputError(f"{path}: the backbone {backbone or depths} is not one of resnet50 and resnet101, which minidetr knows")
+            raise InputError(
+                f"{path}: the backbone {backbone or depths} is not one of resnet50 and resnet101, which minidetr knows"
+            )
         d, M = config["d_model"], config["encoder_attention_heads"]
         chosen = Preset(
             backbone=backbone,
@@ -309,29 +321,30 @@ def save(model: PanopticDETR, path: str | Path, half: bool = False, notes: dict 
 
     `half` stores weights in float16; normalisation statistics stay float32 (float16 ones cost more than a point of PQ).
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"preset": asdict(model.preset), "categories": [c.to_json() for c in model.categories], "num_classes": model.num_classes, **(notes or {})}
+    about = {
+        "preset": asdict(model.preset),
+        "categories": [c.to_json() for c in model.categories],
+        "num_classes": model.num_classes,
+        **(notes or {}),
+    }
     tensors = {}
     for key, value in model.state_dict().items():
         shrink = half and value.is_floating_point() and "running_" not in key
         tensors[key] = value.detach().to("cpu", torch.float16 if shrink else value.dtype).contiguous()
-    temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary, metadata={"minidetr": json.dumps(about)})
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"minidetr": json.dumps(about)})
 
 
 def from_own(state: dict[str, Tensor], about: str, path: Path) -> PanopticDETR:
     """A model from a file that `save` wrote."""
     try:
         content = json.loads(about)
-        known = {f.name for f in fields(Preset)}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in content["preset"].items() if k in known}
         categories = [
-            Category(c["id"], c["name"], bool(c["isthing"]), tuple(c["color"]) if c.get("color") else None) for c in content["categories"]
+            Category(c["id"], c["name"], bool(c["isthing"]), tuple(c["color"]) if c.get("color") else None)
+            for c in content["categories"]
         ]
         with torch.device("meta"):
-            model = PanopticDETR(Preset(**values), categories, content["num_classes"])
+            model = PanopticDETR(from_plain(Preset, content["preset"]), categories, content["num_classes"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: its description is damaged ({error}): save the model again with minidetr") from error
     assign(model, state, path)

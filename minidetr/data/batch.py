@@ -28,7 +28,9 @@ class Batch:
             raise InputError("a batch needs at least one image")
         for index, image in enumerate(images):
             if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or 0 in image.shape:
-                raise InputError(f"image {index} of the batch must be a normalised float tensor 3 x H x W, not {image.dtype} {list(image.shape)}")
+                raise InputError(
+                    f"image {index} of the batch must be a normalised float tensor 3 x H x W, not {image.dtype} {list(image.shape)}"
+                )
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
         stacked = images[0].new_zeros(len(images), 3, height, width)
@@ -39,9 +41,14 @@ class Batch:
         return cls(stacked, padding, sizes)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the padded images."""
+        return self.images.shape[2], self.images.shape[3]
+
+    @property
     def is_padded(self) -> bool:
         """Whether any image is smaller than the batch (known without asking the device)."""
-        return any(size != tuple(self.images.shape[-2:]) for size in self.sizes)
+        return any(size != self.size for size in self.sizes)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""

@@ -97,8 +97,11 @@ def evaluation_transform(short_side: int = 800, max_size: int = 1333) -> v2.Tran
 
 
 def scene_transform(size: int) -> v2.Transform:
-    """For small rendered scenes, cheap enough for a CPU: flip, cut out 0.6 to 1 of each side, scale to `size`, vary the colour."""
-    crop = RandomResizedCrop(size, scale=(0.36, 1.0), ratio=(0.8, 1.25))  # `scale` is of the area
+    """For small rendered scenes, cheap enough for a CPU: flip, cut off a tenth of each side at most, scale to `size`, vary colour.
+
+    Harder crops cost more than they bring: scenes are not scarce, and what is learned of sizes and places no longer fits them.
+    """
+    crop = RandomResizedCrop(size, scale=(0.8, 1.0), ratio=(0.9, 1.1))  # `scale` is of the area
     return v2.Compose([v2.RandomHorizontalFlip(), crop, v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)])
 
 

@@ -58,6 +58,8 @@ class PanopticDETR(nn.Module):
         self.preset = preset
         self.categories = list(categories)
         self.num_classes = num_classes or max((c.id for c in categories), default=0) + 1
+        if any(not 0 <= c.id < self.num_classes for c in categories):
+            raise InputError(f"the ids of all categories must lie in 0..{self.num_classes - 1}, the model's classes")
         d, M, hidden, dropout = preset.width, preset.heads, preset.feedforward, preset.dropout
         self.backbone = Backbone(preset.backbone, d, preset.dilation, preset.norm)
         self.encoder = Encoder(preset.encoder_layers, d, M, hidden, dropout)
@@ -123,6 +125,10 @@ class PanopticDETR(nn.Module):
         threshold = self.preset.threshold if threshold is None else threshold
         if not 0 <= threshold <= 1:
             raise InputError(f"the threshold must lie in 0..1, not {threshold}")
+        if batch_size < 1:
+            raise InputError(f"the batch size must be at least 1, not {batch_size}")
+        if isinstance(images, (str, Path, Image.Image, Tensor)):
+            raise InputError("segment takes a list of images: put the one image in brackets")
         was_training = self.training
         self.eval()
         try:
@@ -139,7 +145,7 @@ class PanopticDETR(nn.Module):
         group: list[Tensor] = []
         originals: list[tuple[int, int]] = []
         for image in images:
-            pixels = image if isinstance(image, Tensor) else to_tensor(read_image(image))  # 3 H W
+            pixels = checked(image) if isinstance(image, Tensor) else to_tensor(read_image(image))  # 3 H W
             height, width = pixels.shape[-2:]
             size = processed_size(height, width, self.preset.short_side, self.preset.long_side)
             pixels = normalise(resize(pixels, list(size), antialias=True))
@@ -158,5 +164,15 @@ class PanopticDETR(nn.Module):
         for index, original in enumerate(originals):
             query_index, scores, labels = kept_queries(seen.logits[index], threshold, categories)  # K each
             masks = self.masks(seen, torch.full_like(query_index, index), query_index)  # K H/4 W/4
-            results.append(merge(masks, scores, labels, categories, tuple(batch.images.shape[-2:]), batch.sizes[index], original))
+            results.append(merge(masks, scores, labels, categories, batch.size, batch.sizes[index], original))
         return results
+
+
+def checked(pixels: Tensor) -> Tensor:
+    """An RGB tensor as `segment` takes it, or InputError."""
+    right_type = pixels.dtype == torch.uint8 or pixels.is_floating_point()
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape or not right_type:
+        raise InputError(f"an image tensor must be RGB, 3 x H x W, uint8 or float in 0..1, not {pixels.dtype} {list(pixels.shape)}")
+    if pixels.is_floating_point() and not 0 <= pixels.min() <= pixels.max() <= 1:
+        raise InputError("the values of a float image tensor must lie in 0..1: divide by 255, and do not normalise it")
+    return pixels

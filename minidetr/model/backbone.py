@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torchvision
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """images B 3 H W -> Features."""
-        net = self.resnet
+        net: Any = self.resnet
         x = net.relu(net.bn1(net.conv1(images)))  # B 64 H/2 W/2
         x = net.maxpool(x)  # B 64 H/4 W/4
         res2 = net.layer1(x)  # B 256 H/4 W/4
@@ -56,7 +57,7 @@ class Backbone(nn.Module):
         return Features(res2, res3, res4, res5, self.projection(res5))  # projected: B d h w
 
 
-def narrow_resnet(norm_layer: type[nn.Module], dilation: bool) -> nn.Module:
+def narrow_resnet(norm_layer: Any, dilation: bool) -> nn.Module:
     """A ten-layer ResNet of widths 32, 64, 128, 256 in torchvision's own blocks and names (torchvision's widths are fixed)."""
     net = nn.Module()
     net.conv1 = nn.Conv2d(3, 32, kernel_size=7, stride=2, padding=3, bias=False)

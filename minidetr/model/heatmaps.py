@@ -25,10 +25,12 @@ class HeatmapAttention(nn.Module):
         query = self.query(queries).view(K, M, d // M) * self.scale
         key = self.key(memory.flatten(2).transpose(1, 2))  # B h*w d, once an image, however many objects it has
         key = key.view(B, h * w, M, d // M)
-        if B == 1:  # one image: no copy of the keys for each object
-            scores = torch.einsum("kmc,pmc->kmp", query, key[0])  # K M h*w
-        else:
-            scores = torch.einsum("kmc,kpmc->kmp", query, key[image_index])  # K M h*w
+        scores = torch.einsum("kmc,kpmc->kmp", query, per_object(key, image_index))  # K M h*w
         if padding is not None:
             scores = scores.masked_fill(padding[image_index].flatten(1)[:, None], float("-inf"))
         return scores.flatten(1).softmax(dim=-1).view(K, M, h, w)
+
+
+def per_object(of_image: Tensor, image_index: Tensor) -> Tensor:
+    """B ... -> K ...: to each object what was computed of its image. One image only: 1 ..., broadcast instead of copied."""
+    return of_image if len(of_image) == 1 else of_image[image_index]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidetr.model.backbone import Features
+from minidetr.model.heatmaps import per_object
 
 
 class MaskHead(nn.Module):
@@ -33,7 +34,7 @@ class MaskHead(nn.Module):
         # Heatmaps sum to 1 over heads and pixels, so each value is a thousandth or so: lifted to the features' scale, what tells
         # objects apart is heard from the first iteration on. A start value only, published weights replace it.
         with torch.no_grad():
-            self.convolutions[0].weight[:, width:] *= 100
+            next(self.convolutions.parameters())[:, width:] *= 100
 
     def forward(self, heatmaps: Tensor, features: Features, image_index: Tensor) -> Tensor:
         """heatmaps K M h w, features of B images, image_index K (0..B-1) -> mask logits K H/4 W/4."""
@@ -50,12 +51,6 @@ class MaskHead(nn.Module):
     def first_convolution(self, heatmaps: Tensor, projected: Tensor, image_index: Tensor) -> Tensor:
         """The convolution of [projected, heatmaps] (K d+M h w), the image's part computed once: -> K 264 h w."""
         d = projected.shape[1]
-        weight, bias = self.convolutions[0].weight, self.convolutions[0].bias
+        weight, bias = self.convolutions[0].parameters()
         of_image = F.conv2d(projected, weight[:, :d], bias, padding=1)  # B 264 h w
         return F.conv2d(heatmaps, weight[:, d:], padding=1) + per_object(of_image, image_index)
-
-
-def per_object(of_image: Tensor, image_index: Tensor) -> Tensor:
-    """B c h w -> K c h w, or 1 c h w to be broadcast when there is one image only."""
-    return of_image if len(of_image) == 1 else of_image[image_index]
-

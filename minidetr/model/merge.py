@@ -50,15 +50,15 @@ def merge(
     rows = nearest_index(size[0], height, full.device)
     columns = nearest_index(size[1], width, full.device)
     groups = group_of(labels.tolist(), categories).to(full.device)  # K, the same number for duplicates of a stuff class
-    alive = torch.arange(len(labels), device=full.device)
+    alive = groups  # of each mask in `full`, its group
     while len(alive):
-        owner = groups[alive][full[alive].argmax(0)]  # H W, each pixel's best mask
+        owner = alive[full.argmax(0)]  # H W, the group of each pixel's best mask
         owner = owner[rows][:, columns]  # height width, as the photo
         areas = torch.bincount(owner.flatten(), minlength=len(labels))
-        large = areas[groups[alive]] > SMALLEST_AREA
+        large = areas[alive] > SMALLEST_AREA
         if large.all():
             return panoptic_of(owner, groups, scores, labels, categories)
-        alive = alive[large]  # the pixels of what was dropped go to the next best mask
+        alive, full = alive[large], full[large]  # the pixels of what was dropped go to the next best mask
     return void
 
 
@@ -82,6 +82,6 @@ def panoptic_of(owner: Tensor, groups: Tensor, scores: Tensor, labels: Tensor, c
     for index, k in enumerate(present.tolist()):
         label = int(labels[k])
         score = float(scores[groups == k].max())  # of all masks of a stuff class
-        box = tuple(int(v) for v in boxes[index])
-        segments.append(Segment(index + 1, label, score, categories[label].is_thing, int(areas[index]), box))
+        x, y, w, h = boxes[index].tolist()
+        segments.append(Segment(index + 1, label, score, categories[label].is_thing, int(areas[index]), (x, y, w, h)))
     return Panoptic(segment_ids, segments)
