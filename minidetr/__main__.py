@@ -1,0 +1,8 @@
+"""`python -m minidetr` is the command `minidetr`."""
+
+import sys
+
+from minidetr.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

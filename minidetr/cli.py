@@ -1,0 +1,252 @@
+"""The command `minidetr`.
+
+One function `add_NAME` describes a command's arguments and one `run_NAME` does the work; a new command is those two and a place in
+`COMMANDS`. Everything heavy is imported inside the `run_` functions, so that `--help` answers at once.
+
+Exit codes: 0 done; 2 the user's mistake, told in one sentence on stderr; 130 interrupted; 141 the reader of the output went away.
+Any other error is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minidetr.errors import InputError
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+Arguments = argparse.Namespace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. `argv` is the command line without the program's name (None: this process's)."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, `head` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("minidetr: interrupted", file=sys.stderr)
+        return 130
+    except (InputError, OSError) as error:
+        if getattr(arguments, "debug", False):
+            raise
+        print(f"minidetr: {one_sentence(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def one_sentence(error: Exception) -> str:
+    """What to tell the user: an InputError's message; for an error of the operating system the file and what it says of it."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all of its commands."""
+    what = "DETR panoptic segmentation: a class and an object for every pixel."
+    parser = argparse.ArgumentParser(prog="minidetr", description=what)
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version and exit")
+    add_debug(parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for add in COMMANDS:
+        add(commands)
+    return parser
+
+
+class ShowVersion(argparse.Action):
+    """`--version`, looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import minidetr
+
+        print(f"minidetr {minidetr.__version__}")
+        parser.exit()
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """`--debug`, before the command's name or behind it."""
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of a mistake, too")
+
+
+def add_command(commands: Commands, run: Callable[[Arguments], None], summary: str, example: str) -> argparse.ArgumentParser:
+    """A command named after its function (`run_predict` -> predict), with an example at the end of its help."""
+    parser = commands.add_parser(
+        run.__name__.removeprefix("run_"),
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  minidetr {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    add_debug(parser)
+    return parser
+
+
+def whole_number(text: str) -> int:
+    """An argument that must be 1, 2, 3, ..."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
+def fraction(text: str) -> float:
+    """An argument that must lie in 0..1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
+    return value
+
+
+# --- predict ----------------------------------------------------------------------------------------------------------------
+
+
+def add_predict(commands: Commands) -> None:
+    """Photos -> COCO panoptic JSON and PNGs, and overlays."""
+    parser = add_command(
+        commands,
+        run_predict,
+        "segment photos: writes COCO panoptic JSON, PNGs of ids, and overlays to look at",
+        "predict photos/ --model detr-r50-panoptic --output result",
+    )
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO-OR-FOLDER", help="image files, or folders of them")
+    parser.add_argument("--model", required=True, metavar="NAME", help="tiny, detr-r50-panoptic, ..., or a file or run")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write, new or empty")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in DIR")
+    parser.add_argument("--threshold", type=fraction, metavar="SCORE", help="drop what scores below, 0 to 1 (default: the model's)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
+    parser.add_argument("--batch-size", type=whole_number, default=1, metavar="B", help="photos computed together (default: 1)")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="default: float32")
+
+
+def run_predict(arguments: Arguments) -> None:
+    """Check everything the user gave before any work, then segment."""
+    from minidetr.predict import check_photos, find_photos, load_model, output_folder, segment_into
+
+    photos = find_photos(arguments.photos)
+    with output_folder(arguments.output, overwrite=arguments.overwrite) as part:
+        check_photos(photos)
+        model = load_model(arguments.model, arguments.device)
+        segment_into(part, photos, model, arguments.threshold, arguments.batch_size, arguments.precision, say=say)
+    print(f"{len(photos)} photo{'s' * (len(photos) > 1)} -> {arguments.output} (panoptic.json, panoptic/, overlays/)")
+
+
+def say(line: str) -> None:
+    """Print a line without tearing a progress bar apart."""
+    from tqdm import tqdm
+
+    tqdm.write(line)
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------------------------
+
+
+def add_evaluate(commands: Commands) -> None:
+    """Panoptic quality of a prediction."""
+    parser = add_command(
+        commands,
+        run_evaluate,
+        "panoptic quality (PQ, SQ, RQ) of a prediction against the truth, both in COCO panoptic format",
+        "evaluate truth/panoptic.json truth/panoptic result/panoptic.json result/panoptic --per-class",
+    )
+    parser.add_argument("truth_json", type=Path, metavar="TRUTH.json", help="panoptic JSON of the truth")
+    parser.add_argument("truth_dir", type=Path, metavar="TRUTH_DIR", help="folder of its PNGs")
+    parser.add_argument("predicted_json", type=Path, metavar="PREDICTED.json", help="panoptic JSON of the prediction")
+    parser.add_argument("predicted_dir", type=Path, metavar="PREDICTED_DIR", help="folder of its PNGs")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--per-class", action="store_true", help="one line for each class, too")
+    parser.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="processes to use (default: 1)")
+
+
+def run_evaluate(arguments: Arguments) -> None:
+    """Print the table, or JSON."""
+    from minidetr.evaluate import panoptic_quality
+
+    truth, predicted = (arguments.truth_json, arguments.truth_dir), (arguments.predicted_json, arguments.predicted_dir)
+    quality = panoptic_quality(*truth, *predicted, jobs=arguments.jobs, progress=sys.stderr.isatty())
+    print(json.dumps(quality.to_json(), indent=2) if arguments.json else quality.table(per_class=arguments.per_class))
+
+
+# --- scenes -----------------------------------------------------------------------------------------------------------------
+
+
+def add_scenes(commands: Commands) -> None:
+    """Rendered scenes as a data set on disk."""
+    parser = add_command(
+        commands,
+        run_scenes,
+        "render construction scenes with their segmentation, as a data set in COCO panoptic format",
+        "scenes data/scenes --count 500 --seed 0",
+    )
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write, new or empty")
+    parser.add_argument("--count", type=whole_number, default=500, help="number of scenes (default: 500)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first scene; the next has the next (default: 0)")
+    parser.add_argument("--size", type=whole_number, default=192, help="height and width in pixels (default: 192)")
+
+
+def run_scenes(arguments: Arguments) -> None:
+    """Render and write."""
+    from minidetr.data.coco import write_coco_panoptic
+    from minidetr.data.scene_data import SceneData
+
+    write_coco_panoptic(SceneData(arguments.count, arguments.seed, arguments.size), arguments.output)
+    print(f"{arguments.count} scenes -> {arguments.output} (panoptic.json, panoptic/, images/)")
+
+
+# --- demo -------------------------------------------------------------------------------------------------------------------
+
+
+def add_demo(commands: Commands) -> None:
+    """The shipped model on scenes it has not seen."""
+    parser = add_command(
+        commands,
+        run_demo,
+        "segment rendered scenes that the shipped model has never seen: pictures, panoptic quality, time",
+        "demo --output demo",
+    )
+    parser.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="folder to write (default: demo)")
+    parser.add_argument("--count", type=whole_number, default=12, help="number of scenes (default: 12)")
+
+
+def run_demo(arguments: Arguments) -> None:
+    """See `minidetr.demo`."""
+    from minidetr.demo import demo
+
+    demo(arguments.output, arguments.count)
+
+
+# --- train ------------------------------------------------------------------------------------------------------------------
+
+
+def add_train(commands: Commands) -> None:
+    """Training, fine-tuning, going on with a run."""
+    from minidetr.train import command
+
+    parser = add_command(commands, run_train, "train or fine-tune a model, or go on with a run that was cut off", command.EXAMPLE)
+    command.add_arguments(parser)
+
+
+def run_train(arguments: Arguments) -> None:
+    """See `minidetr.train.loop`."""
+    from minidetr.train import command
+
+    command.run(arguments)
+
+
+COMMANDS = (add_predict, add_evaluate, add_train, add_scenes, add_demo)
+
+if __name__ == "__main__":
+    sys.exit(main())
