@@ -124,6 +124,7 @@ def add_predict(commands: Commands) -> None:
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO-OR-FOLDER", help="image files, or folders of them")
     parser.add_argument("--model", required=True, metavar="NAME", help="tiny, detr-r50-panoptic, ..., or a file or run")
+    parser.add_argument("--preset", metavar="NAME", help="the published model that a renamed or fine-tuned file has the shape of")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write, new or empty")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in DIR")
     parser.add_argument("--threshold", type=fraction, metavar="SCORE", help="drop what scores below, 0 to 1 (default: the model's)")
@@ -139,7 +140,7 @@ def run_predict(arguments: Arguments) -> None:
     photos = find_photos(arguments.photos)
     with output_folder(arguments.output, overwrite=arguments.overwrite) as part:
         check_photos(photos)
-        model = load_model(arguments.model, arguments.device)
+        model = load_model(arguments.model, arguments.device, arguments.preset)
         segment_into(part, photos, model, arguments.threshold, arguments.batch_size, arguments.precision, say=say)
     print(f"{len(photos)} photo{'s' * (len(photos) > 1)} -> {arguments.output} (panoptic.json, panoptic/, overlays/)")
 
@@ -246,7 +247,14 @@ def run_train(arguments: Arguments) -> None:
     command.run(arguments)
 
 
-COMMANDS = (add_predict, add_evaluate, add_train, add_scenes, add_demo)
+def add_data(commands: Commands) -> None:
+    """The group `minidetr data`: see `minidetr.data.commands`."""
+    from minidetr.data import commands as data_commands
+
+    data_commands.add_data(commands)
+
+
+COMMANDS = (add_predict, add_evaluate, add_train, add_data, add_scenes, add_demo)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -95,14 +95,17 @@ def output_folder(folder: Path, names: Sequence[str] = WRITTEN, overwrite: bool 
             shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
 
 
-def load_model(name_or_path: str, device: str | None = None) -> PanopticDETR:
-    """A model in eval mode on `device` (None: the GPU when there is one). Raises InputError for an unknown model or device."""
+def load_model(name_or_path: str, device: str | None = None, preset: str | None = None) -> PanopticDETR:
+    """A model in eval mode on `device` (None: the GPU when there is one); `preset` as in `PanopticDETR.from_pretrained`.
+
+    Raises InputError for an unknown model or device.
+    """
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(f"there is no device {chosen!r} here: use cpu, or cuda where PyTorch finds a GPU") from None
-    return PanopticDETR.from_pretrained(name_or_path).to(chosen).eval()
+    return PanopticDETR.from_pretrained(name_or_path, preset).to(chosen).eval()
 
 
 def segment_into(

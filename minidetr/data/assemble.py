@@ -1,0 +1,567 @@
+"""An annotation export (COCO detection format, as CVAT and others write it) -> a panoptic data set.
+
+An export holds outlines that may overlap; a panoptic data set holds one segment per pixel. `draw` is where the one becomes the
+other, by one rule: things lie over stuff, crowds between the two, and within each kind the smaller lies on top.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from tqdm import tqdm
+
+from minidetr.data.coco import _category, _file_name, _inside, _value, measured, read_panoptic_json
+from minidetr.data.images import open_image, read_image
+from minidetr.errors import InputError
+from minidetr.panoptic import Category, decode_ids, encode_ids, write_json, write_png
+from minidetr.predict import PHOTO_SUFFIXES, output_folder
+
+ORDERS = ("smaller", "larger", "listed")
+WRITTEN = ("panoptic.json", "panoptic", "detection.json", "images")
+EXIF_ORIENTATION = 0x0112
+Window = tuple[slice, slice]  # rows and columns of an image
+
+# What an export may hold beside plain outlines, and what is done about it: nothing is changed or left out without being counted.
+FINDINGS = {
+    "rectangle": "annotation has no outline, only a box: drawn as that rectangle",
+    "thin": "polygon has fewer than three points: left out",
+    "hole": "polygon winds the other way inside another of its annotation: cut out of it as a hole",
+    "outside": "annotation reaches beyond its image: cut off at the edge",
+    "empty": "annotation covers no pixel: left out",
+    "hidden": "annotation is hidden completely by what lies on top: left out",
+    "crowd": "annotation of a thing is a crowd: kept as one, training leaves it out",
+    "turned": "photo has a rotation in its EXIF data: saved again, upright",
+    "unturned": "photo was annotated without the rotation in its EXIF data: saved again as it was annotated",
+    "unannotated": "image has no annotation: all of it is void, or what lies under",
+    "extra": "photo in the folder is not in the export: left out",
+}
+
+
+@dataclass
+class Assembled:
+    """What `assemble` made and what it met: `findings` lists, for each of `FINDINGS`, the annotations or files concerned."""
+
+    images: int = 0
+    things: int = 0
+    stuff: int = 0
+    pixels: int = 0
+    void: int = 0
+    photos: str = "none"
+    stuff_names: list[str] = field(default_factory=list)
+    findings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def summary(self) -> str:
+        """A few lines to read: what was made, then every kind of finding with its number and the first of its places."""
+        share = 100 * self.void / max(self.pixels, 1)
+        lines = [
+            f"{self.images} images, {self.things} thing and {self.stuff} stuff segments, {share:.1f} % of the pixels void",
+            f"photos: {self.photos}",
+            f"stuff: {', '.join(self.stuff_names) or 'no category (name them with --stuff)'}",
+        ]
+        for kind, text in FINDINGS.items():
+            if places := self.findings.get(kind):
+                more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+                lines.append(f"{len(places):6d} x {text} ({', '.join(places[:3])}{more})")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ExportImage:
+    """An image of the export. `size` is (height, width) in pixels, None where the export does not say."""
+
+    id: int
+    file_name: str
+    size: tuple[int, int] | None
+
+
+@dataclass
+class Export:
+    """A checked export: `annotations` are its entries as they are, by image id, in the order of the file."""
+
+    path: Path
+    categories: dict[int, Category]
+    images: list[ExportImage]
+    annotations: dict[int, list[dict]]
+
+
+@dataclass
+class Outline:
+    """One annotation as pixels: `mask` (bool) fills `window` (rows, columns) of the image; `area` counts its pixels."""
+
+    annotation: dict
+    category: Category
+    window: Window
+    mask: np.ndarray
+    area: int
+    is_crowd: bool
+
+
+def assemble(
+    export_json: str | Path,
+    photos_dir: str | Path | None,
+    out: str | Path,
+    order: str = "smaller",
+    stuff: Sequence[str] | None = None,
+    under: str | Path | None = None,
+    overwrite: bool = False,
+) -> Assembled:
+    """Write OUT/panoptic.json, OUT/panoptic/*.png, OUT/detection.json (a box a segment) and OUT/images, whole or not at all.
+
+    - `photos_dir` holds the photos by the export's file names. They are hard-linked, or copied where that cannot be; only one
+      with a rotation in its EXIF data is saved again, so that every reader sees it as it was annotated. None: no photos, the
+      sizes in the export are enough to draw.
+    - `order` says what lies on top among outlines of a kind: the "smaller", the "larger", or what is "listed" later.
+    - `stuff` names the stuff categories: names, ids and ranges of ids such as "1-16". None: what the categories' `isthing` says,
+      and without one a category is of things, which is what people draw by hand.
+    - `under` is a folder that `label_stuff` wrote. Its segments fill the pixels that no annotation covers; classes of the same
+      name are the same class, new ones get new ids.
+
+    Areas and boxes are those of the pixels that remain. Pixels of nothing are void (0). Raises InputError for what cannot be
+    drawn, naming the file, the annotation and the field; what can be drawn with a remark is counted in the result's findings.
+    """
+    export = read_export(export_json, stuff)
+    below = PredictedStuff(Path(under), export) if under is not None else None
+    categories = below.categories if below else export.categories
+    report = Assembled(stuff_names=[c.name for c in categories.values() if not c.is_thing])
+    photos = find_photos_of(export, Path(photos_dir), report) if photos_dir is not None else {}
+    images: list[dict] = []
+    panoptic: list[dict] = []
+    detection: list[dict] = []
+    ways: dict[str, int] = defaultdict(int)
+    with output_folder(Path(out), WRITTEN, overwrite) as part:
+        for image in tqdm(export.images, desc="assembling", unit="image", disable=None):
+            if photos:
+                target = part / "images" / image.file_name
+                image, way = place_photo(photos[image.id], image, target, export.path, report)
+                ways[way] += 1
+            elif image.size is None:
+                raise InputError(f"{export.path}: image {image.id} has no 'height' and 'width': give the folder of the photos")
+            annotations = export.annotations[image.id]
+            if not annotations:
+                report.findings["unannotated"].append(image.file_name)
+            stuff_below = below.read(image) if below else None
+            outlines = outlines_of(annotations, categories, image.size, export.path, report.findings)
+            segment_ids, segments = draw(outlines, image.size, order, report.findings, stuff_below)
+
+            png_name = Path(image.file_name).with_suffix(".png").as_posix()
+            write_png(part / "panoptic" / png_name, encode_ids(segment_ids))
+            height, width = image.size
+            images.append({"id": image.id, "file_name": image.file_name, "height": height, "width": width})
+            panoptic.append({"image_id": image.id, "file_name": png_name, "segments_info": segments})
+            for s in segments:
+                detection.append({**s, "id": len(detection) + 1, "image_id": image.id, "segment_id": s["id"]})
+                report.things += categories[s["category_id"]].is_thing
+                report.stuff += not categories[s["category_id"]].is_thing
+            report.images += 1
+            report.pixels += height * width
+            report.void += height * width - sum(s["area"] for s in segments)
+        listed = [category.to_json() for category in categories.values()]
+        write_json(part / "panoptic.json", {"images": images, "annotations": panoptic, "categories": listed})
+        write_json(part / "detection.json", {"images": images, "annotations": detection, "categories": listed})
+    if ways:
+        report.photos = ", ".join(f"{way} ({number})" for way, number in ways.items())
+    return report
+
+
+# --- the rule: outlines -> one segment per pixel ------------------------------------------------------------------------------
+
+
+def draw(
+    outlines: Sequence[Outline],
+    size: tuple[int, int],
+    order: str = "smaller",
+    findings: dict[str, list[str]] | None = None,
+    below: np.ndarray | None = None,
+) -> tuple[np.ndarray, list[dict]]:
+    """Outlines of one image -> segment ids H x W (int32, 0 = void) and the segments' entries (COCO panoptic format).
+
+    Painted from the bottom up: `below` (H x W category ids of stuff, -1 for none), stuff, crowds, things; within each by
+    `order`. A thing's annotation is one segment; all stuff of a class is one segment. Ids are 1, 2, ... in the order of the
+    list. Areas and boxes are counted on the painted pixels; a segment without a pixel is left out and told in `findings`.
+    """
+    if order not in ORDERS:
+        raise InputError(f"the order must be one of {', '.join(ORDERS)}, not {order!r}")
+    findings = defaultdict(list) if findings is None else findings
+    canvas = np.zeros(size, np.int32)
+    segments: list[dict] = []
+    of_stuff: dict[int, int] = {}  # category id -> segment id
+
+    def segment_of(category: Category, is_crowd: bool = False) -> int:
+        if not category.is_thing and category.id in of_stuff:
+            return of_stuff[category.id]
+        segments.append({"id": len(segments) + 1, "category_id": category.id, "iscrowd": int(is_crowd)})
+        if not category.is_thing:
+            of_stuff[category.id] = len(segments)
+        return len(segments)
+
+    numbers = [segment_of(outline.category, outline.is_crowd) for outline in outlines]
+    if below is not None:
+        for category_id in np.unique(below[below >= 0]).tolist():
+            canvas[below == category_id] = segment_of(Category(category_id, "", is_thing=False))
+
+    def height_of(k: int) -> tuple[int, int]:  # sorted() is stable, so of equal ones the one listed later lies on top
+        outline = outlines[k]
+        layer = 0 if not outline.category.is_thing else 1 if outline.is_crowd else 2
+        return layer, {"smaller": -outline.area, "larger": outline.area, "listed": 0}[order]
+
+    for k in sorted(range(len(outlines)), key=height_of):
+        canvas[outlines[k].window][outlines[k].mask] = numbers[k]
+
+    entries = measured(canvas, segments)
+    visible = {entry["id"] for entry in entries}
+    for number, outline in zip(numbers, outlines, strict=True):
+        if number not in visible:
+            findings["hidden"].append(name_of(outline.annotation))
+    renumbered = np.zeros(len(segments) + 1, np.int32)
+    for number, entry in enumerate(entries, start=1):
+        renumbered[entry["id"]] = number
+        entry["id"] = number
+    return renumbered[canvas], entries
+
+
+# --- the geometry of an annotation --------------------------------------------------------------------------------------------
+
+
+def outlines_of(
+    annotations: Sequence[dict],
+    categories: dict[int, Category],
+    size: tuple[int, int],
+    path: str | Path = "the export",
+    findings: dict[str, list[str]] | None = None,
+) -> list[Outline]:
+    """The annotations of an image of `size` (height, width) as pixels; those without a pixel are left out, and told in `findings`.
+
+    Understood are polygons, uncompressed and compressed run-length encodings, and boxes where there is no outline. Raises
+    InputError, naming `path`, the annotation and the field, for what cannot be drawn.
+    """
+    findings = defaultdict(list) if findings is None else findings
+    outlines = []
+    for annotation in annotations:
+        where, name = f"{path}: {name_of(annotation)}", name_of(annotation)
+        category = categories[annotation["category_id"]]
+        is_crowd = category.is_thing and bool(annotation.get("iscrowd", 0))  # stuff is not counted, so it is never a crowd
+        segmentation = annotation.get("segmentation")
+        if isinstance(segmentation, dict):
+            window, mask = (slice(0, size[0]), slice(0, size[1])), mask_of_counts(segmentation, size, where)
+        else:
+            if not segmentation:
+                segmentation = [rectangle_of(annotation, where)]
+                findings["rectangle"].append(name)
+            window, mask = mask_of_polygons(segmentation, size, where, name, findings)
+        area = int(np.count_nonzero(mask))
+        if not area:
+            findings["empty"].append(name)
+            continue
+        if is_crowd:
+            findings["crowd"].append(name)
+        outlines.append(Outline(annotation, category, window, mask, area, is_crowd))
+    return outlines
+
+
+def mask_of_polygons(
+    polygons: Any, size: tuple[int, int], where: str, name: str = "", findings: dict[str, list[str]] | None = None
+) -> tuple[Window, np.ndarray]:
+    """Polygons [x0, y0, x1, y1, ...] in pixels -> the window of the image that they fill, and the mask in it.
+
+    COCO takes the union. A polygon inside another of its annotation would then change nothing, but tracing tools do write
+    them, winding the other way: as the outlines of holes. So, from the largest polygon to the smallest, one that winds the
+    other way than the largest, and lies in what is already drawn (9 of 10 pixels: traced outlines are rounded), is cut out.
+    """
+    findings = defaultdict(list) if findings is None else findings
+    height, width = size
+    if not isinstance(polygons, list):
+        raise InputError(f"{where}: 'segmentation' must be a list of polygons or a run-length encoding, but is {polygons!r}")
+    rings: list[tuple[float, int, np.ndarray]] = []  # signed area, index, points
+    for index, polygon in enumerate(polygons):
+        place = f"{where}: segmentation[{index}]"
+        points = points_of(polygon, place)
+        if len(points) < 3:
+            findings["thin"].append(f"{name} segmentation[{index}]")
+            continue
+        # A far coordinate would also make pycocotools walk its edge pixel by pixel, out of memory.
+        if (points < [-width, -height]).any() or (points > [2 * width, 2 * height]).any():
+            raise InputError(f"{place} lies far outside of its image of {width} x {height} pixels: is it that of another photo?")
+        rings.append((signed_area(points), index, points))
+    if not rings:
+        return (slice(0, 0), slice(0, 0)), np.zeros((0, 0), bool)
+    every = np.concatenate([points for _, _, points in rings])
+    if (every < 0).any() or (every > [width, height]).any():
+        findings["outside"].append(name)
+
+    rows, columns = window_of(every, size)
+    mask = np.zeros((rows.stop - rows.start, columns.stop - columns.start), bool)
+    rings.sort(key=lambda ring: -abs(ring[0]))
+    for turn, index, points in rings:
+        (ring_rows, ring_columns), ring = fill(points, size)
+        top, left = ring_rows.start - rows.start, ring_columns.start - columns.start
+        drawn = mask[top : top + ring.shape[0], left : left + ring.shape[1]]
+        is_hole = (turn > 0) != (rings[0][0] > 0) and ring.any() and drawn[ring].mean() >= 0.9
+        if is_hole:
+            findings["hole"].append(f"{name} segmentation[{index}]")
+        drawn[ring] = not is_hole
+    return (rows, columns), mask
+
+
+def fill(points: np.ndarray, size: tuple[int, int]) -> tuple[Window, np.ndarray]:
+    """Points P x 2 of a polygon in an image of `size` -> the window it fills and the mask in it, by pycocotools' rule."""
+    rows, columns = window_of(points, size)
+    # Not shifted to the window's corner: pycocotools rounds ties by the coordinates' last bits, and a few pixels would differ.
+    encoded = coco_mask.frPyObjects([points.ravel().tolist()], rows.stop, columns.stop)
+    return (rows, columns), np.ascontiguousarray(coco_mask.decode(encoded)[rows, columns, 0]).view(bool)
+
+
+def window_of(points: np.ndarray, size: tuple[int, int]) -> Window:
+    """The rows and columns of an image of `size` that a polygon of `points` (P x 2) may touch."""
+    limit = np.array(size[::-1])
+    left, top = np.clip(np.floor(points.min(0)), 0, limit).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(points.max(0)) + 1, 0, limit).astype(int).tolist()
+    return slice(top, max(bottom, top)), slice(left, max(right, left))
+
+
+def mask_of_counts(segmentation: dict, size: tuple[int, int], where: str) -> np.ndarray:
+    """A run-length encoding, {"size": [height, width], "counts": a list or pycocotools' text} -> mask H x W."""
+    height, width = size
+    if segmentation.get("size") != [height, width]:
+        raise InputError(
+            f"{where}: segmentation.size must be [{height}, {width}], the height and width of its image, "
+            f"but is {segmentation.get('size')!r}"
+        )
+    counts = segmentation.get("counts")
+    if isinstance(counts, str):
+        counts = counts_of_text(counts)
+    # pycocotools does not check the sum, and would fill the rest of the mask with whatever was in memory.
+    if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts) or sum(counts) != height * width:
+        raise InputError(f"{where}: segmentation.counts must add up to the {height} x {width} pixels of its image: export it again")
+    values = np.arange(len(counts)) % 2 == 1  # runs of 0 and 1 in turn, down the columns
+    return np.ascontiguousarray(np.repeat(values, counts).reshape(width, height).T)
+
+
+def counts_of_text(text: str) -> list[int] | None:
+    """pycocotools' compressed counts -> counts, or None. (Five bits a character; from the third count on, differences.)"""
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:  # more to come
+            continue
+        if bits & 16:  # negative
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    return counts if not shift else None
+
+
+def rectangle_of(annotation: dict, where: str) -> list[float]:
+    """The box of an annotation without an outline, as a polygon."""
+    try:
+        x, y, width, height = (float(value) for value in annotation["bbox"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{where} has no outline in 'segmentation' and no four numbers in 'bbox': redraw it") from None
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def points_of(polygon: Any, place: str) -> np.ndarray:
+    """[x0, y0, x1, y1, ...] -> P x 2 floats."""
+    numbers = polygon if isinstance(polygon, list) else [None]
+    if not all(type(value) in (int, float) for value in numbers) or len(numbers) % 2 or not np.isfinite(numbers).all():
+        raise InputError(f"{place} must be a list of x, y, x, y, ...: an even number of finite numbers")
+    return np.array(numbers, np.float64).reshape(-1, 2)
+
+
+def signed_area(points: np.ndarray) -> float:
+    """P x 2 points of a polygon -> its area, positive or negative by the way it winds (the shoelace formula)."""
+    x, y = (points - points[0]).T
+    return 0.5 * float(x @ np.roll(y, -1) - y @ np.roll(x, -1))
+
+
+def name_of(annotation: dict) -> str:
+    """How a message names an annotation."""
+    return f"annotation {annotation.get('id', 'without id')}"
+
+
+# --- the export ---------------------------------------------------------------------------------------------------------------
+
+
+def read_export(path: str | Path, stuff: Sequence[str] | None = None) -> Export:
+    """Read and check a COCO detection file: its lists and the ids in them. `stuff` as `assemble` says. Raises InputError."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give the annotation export, a JSON file") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}): export it again") from None
+
+    categories: dict[int, Category] = {}
+    for where, entry in _list(content, "categories", path):
+        says = {"isthing": 1} if isinstance(entry, dict) and entry.get("isthing") is None else {}
+        category = _category({**entry, **says} if isinstance(entry, dict) else entry, where)
+        if category.id in categories:
+            raise InputError(f"{where}: the category id {category.id} occurs twice, give each category its own")
+        categories[category.id] = category
+    if stuff is not None:
+        chosen = chosen_ids(stuff, categories, path)
+        categories = {i: replace(c, is_thing=i not in chosen) for i, c in categories.items()}
+
+    images: dict[int, ExportImage] = {}
+    stems: dict[str, str] = {}
+    for where, entry in _list(content, "images", path):
+        image_id, name = _value(entry, "id", int, where), _file_name(entry, where)
+        if image_id in images:
+            raise InputError(f"{where}: the image id {image_id} occurs twice, give each image its own")
+        stem = Path(name).with_suffix("").as_posix().casefold()
+        if other := stems.get(stem):
+            raise InputError(f"{where}: {name} and {other} would have the same PNG: rename one of them")
+        stems[stem] = name
+        images[image_id] = ExportImage(image_id, name, _size(entry, where))
+
+    annotations: dict[int, list[dict]] = {image_id: [] for image_id in images}
+    for where, entry in _list(content, "annotations", path, may_be_empty=True):
+        image_id, category_id = _value(entry, "image_id", int, where), _value(entry, "category_id", int, where)
+        place = f"{where} ({name_of(entry)})"
+        if image_id not in images:
+            raise InputError(f"{place}: no image has the image_id {image_id}, add it to 'images' or remove the annotation")
+        if category_id not in categories:
+            raise InputError(f"{place}: no category has the category_id {category_id}, add it to 'categories'")
+        if entry.get("iscrowd", 0) not in (0, 1):
+            raise InputError(f"{place}: the field 'iscrowd' must be 0 or 1, but is {entry['iscrowd']!r}")
+        annotations[image_id].append(entry)
+    return Export(path, categories, list(images.values()), annotations)
+
+
+def chosen_ids(choice: Sequence[str], categories: dict[int, Category], path: Path) -> set[int]:
+    """Names, ids and ranges of ids ("1-16") -> the ids of those categories."""
+    by_name = {category.name: category.id for category in categories.values()}
+    chosen: set[int] = set()
+    for text in choice:
+        span = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+        if text in by_name:
+            found = {by_name[text]}
+        elif span:
+            first, last = int(span[1]), int(span[2] or span[1])
+            found = {i for i in categories if first <= i <= last}
+        else:
+            found = set()
+        if not found:
+            raise InputError(f"{path} has no category {text!r}: --stuff takes its names, ids, or ranges of ids such as 1-16")
+        chosen |= found
+    return chosen
+
+
+def _list(content: Any, key: str, path: Path, may_be_empty: bool = False) -> list[tuple[str, Any]]:
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not (entries or may_be_empty):
+        raise InputError(f"{path} has no list '{key}', or it is empty: it must list images, annotations and categories")
+    return [(f"{path}: {key}[{index}]", entry) for index, entry in enumerate(entries)]
+
+
+def _size(entry: dict, where: str) -> tuple[int, int] | None:
+    if entry.get("height") is None and entry.get("width") is None:
+        return None
+    height, width = _value(entry, "height", int, where), _value(entry, "width", int, where)
+    if height < 1 or width < 1:
+        raise InputError(f"{where}: the fields 'height' and 'width' must be above 0, but are {height} and {width}")
+    return height, width
+
+
+# --- photos -------------------------------------------------------------------------------------------------------------------
+
+
+def find_photos_of(export: Export, folder: Path, report: Assembled) -> dict[int, Path]:
+    """The photo of every image, by image id. Raises InputError naming the first that is missing and how many are."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: give the folder of the photos, or - to do without")
+    photos = {image.id: _inside(folder, image.file_name, export.path) for image in export.images}
+    missing = [path for path in photos.values() if not path.is_file()]
+    if missing:
+        more = f" (and {len(missing) - 1} more of {len(photos)})" if len(missing) > 1 else ""
+        raise InputError(f"{missing[0]}{more} is not there, but {export.path} names it in 'images': add it or remove its entry")
+    wanted = set(photos.values())
+    others = [path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path not in wanted]
+    report.findings["extra"] += sorted(path.relative_to(folder).as_posix() for path in others)
+    return photos
+
+
+def place_photo(photo: Path, image: ExportImage, target: Path, export: Path, report: Assembled) -> tuple[ExportImage, str]:
+    """Put a photo to `target`, standing as it was annotated. Returns the image with its size, and how it was done."""
+    stored = open_image(photo)
+    is_rotated = stored.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
+    shown = read_image(photo) if is_rotated else stored  # upright, as CVAT and every viewer show it
+    if is_rotated and image.size == (stored.height, stored.width) != (shown.height, shown.width):
+        shown = stored  # annotated in a tool that does not know of the rotation
+    size = shown.height, shown.width
+    if image.size not in (None, size):
+        raise InputError(
+            f"{photo} is {size[1]} x {size[0]} pixels, but {export} says {image.size[1]} x {image.size[0]} of image {image.id} "
+            "('width', 'height'): use the photo that was annotated"
+        )
+    image = replace(image, size=size)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if is_rotated:
+        report.findings["unturned" if shown is stored else "turned"].append(image.file_name)
+        options = {"quality": 95} if stored.format == "JPEG" else {}
+        shown.convert("RGB").save(target, format=stored.format, exif=b"", **options)
+        return image, "saved again"
+    try:
+        os.link(photo.resolve(), target)
+    except OSError:  # another disk, or a file system without links
+        shutil.copyfile(photo, target)
+        return image, "copied"
+    return image, "hard-linked"
+
+
+# --- stuff that a model predicted ---------------------------------------------------------------------------------------------
+
+
+class PredictedStuff:
+    """A folder that `label_stuff` wrote, to lie under the annotations of an export.
+
+    `categories` are the export's, and those of the folder that the export lacks with new ids behind them.
+    """
+
+    def __init__(self, folder: Path, export: Export) -> None:
+        self.folder, self.path = folder, folder / "panoptic.json"
+        predicted, names, annotations = read_panoptic_json(self.path)
+        self.categories = dict(export.categories)
+        by_name = {category.name.casefold(): category for category in self.categories.values()}
+        self.category_id: dict[int, int] = {}  # the folder's -> that of the data set
+        for category in predicted:
+            if category.is_thing:
+                raise InputError(f"{self.path}: the category {category.name!r} is a thing: only stuff can lie under")
+            same = by_name.get(category.name.casefold())
+            if same is None:
+                same = replace(category, id=max(self.categories) + 1)
+                self.categories[same.id] = same
+            elif same.is_thing:
+                raise InputError(f"{self.path}: the category {category.name!r} is a thing in {export.path}: rename one")
+            self.category_id[category.id] = same.id
+        self.annotations = {Path(name).stem.casefold(): annotations[image_id] for image_id, name in names.items()}
+        missing = [image.file_name for image in export.images if Path(image.file_name).stem.casefold() not in self.annotations]
+        if missing:
+            raise InputError(f"{self.path} has no image like {missing[0]} ({len(missing)} missing): run label-stuff on all photos")
+
+    def read(self, image: ExportImage) -> np.ndarray:
+        """Category ids of the data set, H x W int64, -1 where nothing was predicted."""
+        annotation = self.annotations[Path(image.file_name).stem.casefold()]
+        png = _inside(self.folder / "panoptic", annotation["file_name"], self.path)
+        segment_ids = decode_ids(np.asarray(open_image(png).convert("RGB")))
+        if segment_ids.shape != image.size:
+            sizes = [f"{width} x {height}" for height, width in (segment_ids.shape, image.size)]
+            raise InputError(f"{png} is {sizes[0]} pixels, but {image.file_name} is {sizes[1]}: run label-stuff again")
+        ids, place = np.unique(segment_ids, return_inverse=True)
+        of_segment = {s["id"]: self.category_id[s["category_id"]] for s in annotation["segments_info"]}
+        return np.array([of_segment.get(i, -1) for i in ids.tolist()])[place].reshape(image.size)

@@ -1,0 +1,176 @@
+"""The images that a prediction got most wrong, as a page: photo, truth and prediction side by side, and what went wrong."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from minidetr.data.coco import whole_folder
+from minidetr.data.images import read_image
+from minidetr.data.show import to_panoptic
+from minidetr.errors import InputError
+from minidetr.evaluate.panoptic_quality import QualityCounts, _pair, _PanopticFile, _read_categories, read_ids, read_json
+from minidetr.panoptic import Category, write_png
+from minidetr.plot import Color, color_of, grid, labelled_overlay
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>The {count} worst of {total} images</title><style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 100rem; padding: 0 1rem }}
+body {{ color: #1f2328; background: #fff }}
+h2 {{ margin: 2.5rem 0 .25rem }} p {{ margin: .25rem 0 }} img {{ width: 100%; height: auto }}
+</style></head><body>
+<h1>The {count} worst of {total} images</h1>
+<p>Each image by its own panoptic quality (PQ), the mean over the classes in it. Photo, truth, prediction.</p>
+{images}
+</body></html>
+"""
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """What went wrong in one image: its own PQ (0..1) and category ids with how often each.
+
+    A segment of the truth without a match is `missed`, one of the prediction `spurious`; a pair of both that covers the same
+    pixels (IoU above 1/2) with different classes is `confused` instead, (class of the truth, class predicted).
+    """
+
+    pq: float
+    missed: Counter[int]
+    spurious: Counter[int]
+    confused: Counter[tuple[int, int]]
+
+    def entries(self, categories: Sequence[Category]) -> list[tuple[Color, str]]:
+        """(colour, words) of every mistake, the most frequent first."""
+        known = {category.id: category for category in categories}
+        counted: list[tuple[int, int, str]] = []
+        counted += [(n, a, f"{known[a].name} taken for {known[b].name}") for (a, b), n in self.confused.items()]
+        counted += [(n, a, f"missed {known[a].name}") for a, n in self.missed.items()]
+        counted += [(n, a, f"spurious {known[a].name}") for a, n in self.spurious.items()]
+        counted.sort(key=lambda entry: -entry[0])
+        return [(color_of(known[a]), f"{text} ×{n}" if n > 1 else text) for n, a, text in counted]
+
+
+def worst_images(
+    gt_json: str | Path,
+    gt_dir: str | Path,
+    pred_json: str | Path,
+    pred_dir: str | Path,
+    photos_dir: str | Path,
+    out_dir: str | Path,
+    count: int = 12,
+) -> list[tuple[str, float]]:
+    """Write OUT/index.html, a page with its pictures in it, and the pictures OUT/01-NAME.png, ..., whole or not at all.
+
+    Truth and prediction as `panoptic_quality` takes them; `photos_dir` holds the photos that the truth's JSON names. Images with
+    neither a segment nor a prediction have no PQ and are left out. Returns (file name of the photo, PQ in 0..1) of the `count`
+    worst, the worst first. Raises InputError for input that is missing or contradicts itself, and when OUT holds anything.
+    """
+    out, photos_dir = Path(out_dir).resolve(), Path(photos_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
+    content = read_json(gt_json)
+    colors = [_color(entry) for entry in content.get("categories", [])]
+    categories = [replace(c, color=color) for c, color in zip(_read_categories(content, gt_json), colors, strict=True)]
+    known = {category.id for category in categories}
+    truth = _PanopticFile(content, gt_json, gt_dir, known)
+    prediction = _PanopticFile(read_json(pred_json), pred_json, pred_dir, known)
+    file_names = {image["id"]: image["file_name"] for image in content.get("images", [])}
+
+    ranked: list[tuple] = []  # (PQ, number, photo, annotation of the truth, of the prediction, mistakes)
+    for gt, pred in tqdm(_pair(truth, prediction), desc="looking for mistakes", unit="image", disable=None):
+        photo = photos_dir / _photo_name(file_names, gt, gt_json)
+        if not photo.is_file():
+            raise InputError(f"{photo} is missing, but {gt_json} names it in 'images': give the folder of the photos")
+        gt_ids, pred_ids = _read_both(truth, gt, prediction, pred)
+        found = mistakes(gt_ids, gt["segments_info"], pred_ids, pred["segments_info"] if pred else [], categories)
+        if not isnan(found.pq):
+            ranked.append((found.pq, len(ranked), photo, gt, pred, found))
+    ranked.sort(key=lambda entry: entry[:2])
+
+    sections = []
+    with whole_folder(out) as part:
+        for rank, (pq, _, photo, gt, pred, found) in enumerate(tqdm(ranked[:count], desc="drawing", disable=None), start=1):
+            gt_ids, pred_ids = _read_both(truth, gt, prediction, pred)
+            words = found.entries(categories)
+            sides = [np.asarray(read_image(photo))]
+            if sides[0].shape[:2] != gt_ids.shape:
+                photo_size, size = (f"{width} x {height}" for height, width in (sides[0].shape[:2], gt_ids.shape))
+                raise InputError(f"{photo} is {photo_size} pixels, but {truth.png(gt)} is {size}: use the photo that was annotated")
+            for ids, segments in ((gt_ids, gt["segments_info"]), (pred_ids, pred["segments_info"] if pred else [])):
+                panoptic = to_panoptic(ids.astype(np.int32), segments, categories)
+                sides.append(labelled_overlay(sides[0], panoptic, categories, panels=3))
+            title = f"{rank}. {photo.name}: PQ {100 * pq:.1f}"
+            sheet = grid(sides, 3, [f"PQ {100 * pq:.1f}", "truth", "prediction"], words)
+            write_png(part / f"{rank:02d}-{photo.stem}.png", sheet)
+            told = "; ".join(text for _, text in words) or "nothing missed or confused: its outlines are what costs"
+            sections.append(f"<h2>{html.escape(title)}</h2>\n<p>{html.escape(told)}</p>\n{_embedded(sheet, title)}")
+        page = PAGE.format(count=len(sections), total=len(ranked), images="\n".join(sections))
+        (part / "index.html").write_text(page, encoding="utf-8")
+    return [(str(photo.relative_to(photos_dir)), pq) for pq, _, photo, *_ in ranked[:count]]
+
+
+def mistakes(
+    gt_ids: np.ndarray, gt_segments: list[dict], pred_ids: np.ndarray, pred_segments: list[dict], categories: Sequence[Category]
+) -> Mistakes:
+    """What went wrong in one image. H x W ids and COCO's entries as `QualityCounts.add_image`, which counts, takes them."""
+    counts = QualityCounts()
+    counts.add_image(gt_ids, gt_segments, pred_ids, pred_segments)
+    missed = Counter({c: count.fn for c, count in counts.classes.items()})
+    spurious = Counter({c: count.fp for c, count in counts.classes.items()})
+    gt_class = {s["id"]: s["category_id"] for s in gt_segments if not s.get("iscrowd")}
+    pred_class = {s["id"]: s["category_id"] for s in pred_segments}
+
+    shared = _pixels(gt_ids.astype(np.int64) * 256**3 + pred_ids)  # of every pair of ids that meet
+    gt_area, pred_area = _pixels(gt_ids), _pixels(pred_ids)
+    confused: Counter[tuple[int, int]] = Counter()
+    for pair, overlap in shared.items():
+        g, p = divmod(pair, 256**3)
+        if g in gt_class and p in pred_class and gt_class[g] != pred_class[p]:
+            a, b = gt_class[g], pred_class[p]
+            if 2 * overlap > gt_area[g] + pred_area[p] - overlap and missed[a] and spurious[b]:
+                confused[a, b] += 1
+                missed[a] -= 1
+                spurious[b] -= 1
+    return Mistakes(counts.result(categories).all.pq, +missed, +spurious, confused)
+
+
+def _pixels(ids: np.ndarray) -> dict[int, int]:
+    """How many pixels each id has."""
+    found, count = np.unique(ids, return_counts=True)
+    return dict(zip(found.tolist(), count.tolist(), strict=True))
+
+
+def _read_both(truth: _PanopticFile, gt: dict, prediction: _PanopticFile, pred: dict | None) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of the truth and of the prediction, H x W each; an image without a prediction has none."""
+    gt_ids = read_ids(truth.png(gt))
+    return gt_ids, read_ids(prediction.png(pred)) if pred else np.zeros_like(gt_ids)
+
+
+def _photo_name(file_names: dict, annotation: dict, gt_json: str | Path) -> str:
+    name = file_names.get(annotation["image_id"])
+    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"{gt_json} names no photo of image {annotation['image_id']} in 'images', or one outside of the folder")
+    return name
+
+
+def _color(entry: dict) -> Color | None:
+    color = entry.get("color")
+    return tuple(color) if isinstance(color, list) and len(color) == 3 else None
+
+
+def _embedded(picture: np.ndarray, text: str) -> str:
+    """An <img> with the picture in it, so that the page is one file that can be sent on."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=88)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(text)}" src="data:image/jpeg;base64,{data}">'
