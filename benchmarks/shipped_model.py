@@ -82,7 +82,7 @@ def card(model, quality, average_precision, seconds, options, iterations, argume
     about = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
     return f"""# tiny: the model in the box
 
-A plain DETR of {parameters:.1f} million parameters ({size:.1f} MB: float16, normalisation statistics float32), for lessons and demos.
+A plain DETR of {parameters:.1f} million parameters ({size:.1f} MB, float16 but for normalisation statistics).
 
 | | |
 |---|---|
@@ -98,7 +98,7 @@ A plain DETR of {parameters:.1f} million parameters ({size:.1f} MB: float16, nor
 
 It has seen drawn construction scenes and nothing else. On photos its answer means nothing: fine-tune `r18`, or use published
 weights. It has {model.preset.queries} queries, so at most so many segments an image, and it was trained on square images of
-{options["size"]} pixels. Its outlines are worst at thin parts (crane hooks, booms, limbs); it misses far, small and overlapping things most.
+{options["size"]} pixels. Its outlines are worst at thin parts (crane hooks, booms, limbs); what it misses most is far or hidden.
 """
 
 

@@ -170,6 +170,8 @@ def add_evaluate(commands: Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--per-class", action="store_true", help="one line for each class, too")
     parser.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="processes to use (default: 1)")
+    parser.add_argument("--worst", type=Path, metavar="DIR", help="also write a page of the worst images there; needs --photos")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of the photos, for --worst")
 
 
 def run_evaluate(arguments: Arguments) -> None:
@@ -177,7 +179,13 @@ def run_evaluate(arguments: Arguments) -> None:
     from minidetr.evaluate import panoptic_quality
 
     truth, predicted = (arguments.truth_json, arguments.truth_dir), (arguments.predicted_json, arguments.predicted_dir)
+    if (arguments.worst is None) != (arguments.photos is None):
+        raise InputError("--worst and --photos go together: give the folder to write and the folder of the photos")
     quality = panoptic_quality(*truth, *predicted, jobs=arguments.jobs, progress=sys.stderr.isatty())
+    if arguments.worst is not None:
+        from minidetr.evaluate.worst import worst_images
+
+        worst_images(*truth, *predicted, arguments.photos, arguments.worst)
     print(json.dumps(quality.to_json(), indent=2) if arguments.json else quality.table(per_class=arguments.per_class))
 
 

@@ -12,7 +12,7 @@ from minidetr.data.coco import CocoPanoptic, write_coco_panoptic
 from minidetr.data.scene_data import SceneData
 from minidetr.evaluate import panoptic_quality
 from minidetr.model import PanopticDETR
-from minidetr.panoptic import Category, Panoptic, Segment, write_png
+from minidetr.panoptic import Panoptic, write_png
 from minidetr.plot import grid, labelled_overlay, legend_entries, overlay, side_by_side
 from minidetr.predict import find_photos, load_model, output_folder, segment_into
 from minidetr.presets import preset
@@ -58,8 +58,8 @@ def draw_scenes(folder: Path) -> None:
         picture, ids, entries = truth.read(index)
         photo = np.asarray(picture)
         pair = [
-            panoptic_of_entries(ids, entries, truth.categories),
-            panoptic_of_entries(*prediction.read(index)[1:], prediction.categories),
+            Panoptic.of_entries(ids, entries, truth.categories),
+            Panoptic.of_entries(*prediction.read(index)[1:], prediction.categories),
         ]
         labelled = [labelled_overlay(photo, panoptic, truth.categories, panels=3) for panoptic in pair]
         picture_of_scene = side_by_side([photo, *labelled], titles, below=legend_entries(pair, truth.categories))
@@ -68,18 +68,6 @@ def draw_scenes(folder: Path) -> None:
         seen += pair
     columns = 3 if len(truth) == 1 else 6  # two scenes in a row
     write_png(folder / "contact_sheet.png", grid(sheet, columns, titles * 2, below=legend_entries(seen, truth.categories)))
-
-
-def panoptic_of_entries(segment_ids: np.ndarray, entries: list[dict], categories: list[Category]) -> Panoptic:
-    """Ids H W and COCO's `segments_info` -> Panoptic; an entry without a score is the truth's and gets 1."""
-    is_thing = {category.id: category.is_thing for category in categories}
-    segments = []
-    for entry in entries:
-        x, y, width, height = entry["bbox"]
-        category_id = entry["category_id"]
-        score = entry.get("score", 1.0)
-        segments.append(Segment(entry["id"], category_id, score, is_thing[category_id], entry["area"], (x, y, width, height)))
-    return Panoptic(segment_ids, segments)
 
 
 def shapes_of_stages() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -51,6 +51,17 @@ class Panoptic:
 
     segment_ids: np.ndarray
     segments: list[Segment] = field(default_factory=list)
+
+    @classmethod
+    def of_entries(cls, segment_ids: np.ndarray, entries: Sequence[dict], categories: Sequence[Category]) -> Panoptic:
+        """From ids H x W and the `segments_info` of a COCO panoptic file; areas and boxes are measured, a truth's score is 1."""
+        is_thing = {category.id: category.is_thing for category in categories}
+        areas, boxes = boxes_of_ids(segment_ids, np.array([entry["id"] for entry in entries], np.int64))
+        segments = []
+        for entry, area, (x, y, width, height) in zip(entries, areas.tolist(), boxes.tolist(), strict=True):
+            category_id, score = entry["category_id"], entry.get("score", 1.0)
+            segments.append(Segment(entry["id"], category_id, score, is_thing[category_id], area, (x, y, width, height)))
+        return cls(segment_ids, segments)
 
     def annotation(self, image_id: int, png_name: str) -> dict:
         """The entry of a COCO panoptic file's `annotations`."""

@@ -9,10 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from minidetr.data.check import KINDS, LEVELS, check
-from minidetr.data.coco import CocoPanoptic, measured, read_panoptic_json, whole_folder
+from minidetr.data.coco import CocoPanoptic, read_panoptic_json, whole_folder
 from minidetr.data.images import read_image
 from minidetr.errors import InputError
-from minidetr.panoptic import Category, Panoptic, Segment, write_png
+from minidetr.panoptic import Panoptic, write_png
 from minidetr.plot import grid, labelled_overlay
 
 COLUMNS, SHEET = 3, 12  # pictures side by side and on a sheet
@@ -108,19 +108,8 @@ def picture(dataset: CocoPanoptic, index: int) -> np.ndarray:
             return np.asarray(read_image(dataset.images_dir / dataset.file_names[index]))
         except InputError:
             return np.full((480, 640, 3), 200, np.uint8)
-    panoptic = to_panoptic(segment_ids, segments_info, dataset.categories)
+    panoptic = Panoptic.of_entries(segment_ids, segments_info, dataset.categories)
     return labelled_overlay(np.asarray(photo), panoptic, dataset.categories, panels=COLUMNS)
-
-
-def to_panoptic(segment_ids: np.ndarray, segments_info: list[dict], categories: list[Category]) -> Panoptic:
-    """A COCO entry's segments as `Panoptic`, areas and boxes measured; scores are 1 where the entries have none."""
-    things = {category.id: category.is_thing for category in categories}
-    scores = {segment["id"]: segment.get("score", 1.0) for segment in segments_info}
-    segments = [
-        Segment(s["id"], s["category_id"], scores[s["id"]], things[s["category_id"]], s["area"], tuple(s["bbox"]))
-        for s in measured(segment_ids, segments_info)
-    ]
-    return Panoptic(segment_ids, segments)
 
 
 def shortened(text: str) -> str:

@@ -237,12 +237,12 @@ def panoptic_quality(
     if jobs < 1:
         raise InputError(f"jobs is {jobs}, but it takes at least 1 process to count")
     gt_content = read_json(gt_json)
-    categories = _read_categories(gt_content, gt_json)
+    categories = read_categories(gt_content, gt_json)
     known = {category.id for category in categories}
-    truth = _PanopticFile(gt_content, gt_json, gt_dir, known)
-    prediction = _PanopticFile(read_json(pred_json), pred_json, pred_dir, known)
+    truth = PanopticFile(gt_content, gt_json, gt_dir, known)
+    prediction = PanopticFile(read_json(pred_json), pred_json, pred_dir, known)
     tasks = []
-    for gt_annotation, pred_annotation in _pair(truth, prediction):
+    for gt_annotation, pred_annotation in pair_images(truth, prediction):
         task = [truth.png(gt_annotation), gt_annotation["segments_info"]]
         task += [prediction.png(pred_annotation), pred_annotation["segments_info"]] if pred_annotation else [None, []]
         tasks.append(task)
@@ -359,7 +359,7 @@ def _add_up(chunks: Iterable[QualityCounts], images: int, progress: bool) -> Qua
     return total
 
 
-def _read_categories(content: dict, path: str | Path) -> list[Category]:
+def read_categories(content: dict, path: str | Path) -> list[Category]:
     """The categories of a panoptic JSON file."""
     categories = []
     for entry in require(content, "categories", list, path):
@@ -371,7 +371,7 @@ def _read_categories(content: dict, path: str | Path) -> list[Category]:
     return categories
 
 
-class _PanopticFile:
+class PanopticFile:
     """A panoptic JSON file and the folder of its PNG files; `annotations` by image id, every field used later checked."""
 
     def __init__(self, content: dict, path: str | Path, folder: str | Path, categories: set[int]) -> None:
@@ -424,7 +424,7 @@ class _PanopticFile:
         return stems
 
 
-def _pair(truth: _PanopticFile, prediction: _PanopticFile) -> list[tuple[dict, dict | None]]:
+def pair_images(truth: PanopticFile, prediction: PanopticFile) -> list[tuple[dict, dict | None]]:
     """Every annotation of the truth with the prediction for its image, or None: by image id, else by the image file's stem."""
     if not prediction.annotations or truth.annotations.keys() & prediction.annotations.keys():
         return [(annotation, prediction.annotations.get(image_id)) for image_id, annotation in truth.annotations.items()]

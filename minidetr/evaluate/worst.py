@@ -17,10 +17,9 @@ from tqdm import tqdm
 
 from minidetr.data.coco import whole_folder
 from minidetr.data.images import read_image
-from minidetr.data.show import to_panoptic
 from minidetr.errors import InputError
-from minidetr.evaluate.panoptic_quality import QualityCounts, _pair, _PanopticFile, _read_categories, read_ids, read_json
-from minidetr.panoptic import Category, write_png
+from minidetr.evaluate.panoptic_quality import PanopticFile, QualityCounts, pair_images, read_categories, read_ids, read_json
+from minidetr.panoptic import Category, Panoptic, write_png
 from minidetr.plot import Color, color_of, grid, labelled_overlay
 
 PAGE = """<!doctype html>
@@ -80,14 +79,14 @@ def worst_images(
         raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
     content = read_json(gt_json)
     colors = [_color(entry) for entry in content.get("categories", [])]
-    categories = [replace(c, color=color) for c, color in zip(_read_categories(content, gt_json), colors, strict=True)]
+    categories = [replace(c, color=color) for c, color in zip(read_categories(content, gt_json), colors, strict=True)]
     known = {category.id for category in categories}
-    truth = _PanopticFile(content, gt_json, gt_dir, known)
-    prediction = _PanopticFile(read_json(pred_json), pred_json, pred_dir, known)
+    truth = PanopticFile(content, gt_json, gt_dir, known)
+    prediction = PanopticFile(read_json(pred_json), pred_json, pred_dir, known)
     file_names = {image["id"]: image["file_name"] for image in content.get("images", [])}
 
     ranked: list[tuple] = []  # (PQ, number, photo, annotation of the truth, of the prediction, mistakes)
-    for gt, pred in tqdm(_pair(truth, prediction), desc="looking for mistakes", unit="image", disable=None):
+    for gt, pred in tqdm(pair_images(truth, prediction), desc="looking for mistakes", unit="image", disable=None):
         photo = photos_dir / _photo_name(file_names, gt, gt_json)
         if not photo.is_file():
             raise InputError(f"{photo} is missing, but {gt_json} names it in 'images': give the folder of the photos")
@@ -107,7 +106,7 @@ def worst_images(
                 photo_size, size = (f"{width} x {height}" for height, width in (sides[0].shape[:2], gt_ids.shape))
                 raise InputError(f"{photo} is {photo_size} pixels, but {truth.png(gt)} is {size}: use the photo that was annotated")
             for ids, segments in ((gt_ids, gt["segments_info"]), (pred_ids, pred["segments_info"] if pred else [])):
-                panoptic = to_panoptic(ids.astype(np.int32), segments, categories)
+                panoptic = Panoptic.of_entries(ids.astype(np.int32), segments, categories)
                 sides.append(labelled_overlay(sides[0], panoptic, categories, panels=3))
             title = f"{rank}. {photo.name}: PQ {100 * pq:.1f}"
             sheet = grid(sides, 3, [f"PQ {100 * pq:.1f}", "truth", "prediction"], words)
@@ -150,7 +149,7 @@ def _pixels(ids: np.ndarray) -> dict[int, int]:
     return dict(zip(found.tolist(), count.tolist(), strict=True))
 
 
-def _read_both(truth: _PanopticFile, gt: dict, prediction: _PanopticFile, pred: dict | None) -> tuple[np.ndarray, np.ndarray]:
+def _read_both(truth: PanopticFile, gt: dict, prediction: PanopticFile, pred: dict | None) -> tuple[np.ndarray, np.ndarray]:
     """The ids of the truth and of the prediction, H x W each; an image without a prediction has none."""
     gt_ids = read_ids(truth.png(gt))
     return gt_ids, read_ids(prediction.png(pred)) if pred else np.zeros_like(gt_ids)
