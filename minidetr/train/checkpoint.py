@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import pickle
 import random
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ def write_checkpoint(run: Path, content: dict[str, Any]) -> None:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
-    torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)  # raises if the file isn't whole
+    read_whole(temporary)  # raises if it isn't
     if (run / NAME).exists():
         (run / NAME).replace(run / PREVIOUS)
     temporary.replace(run / NAME)
@@ -37,18 +37,27 @@ def read_checkpoint(run: Path) -> tuple[dict[str, Any], str | None]:
         if not path.is_file():
             continue
         try:
-            return torch.load(path, map_location="cpu", weights_only=True), warning
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+            return read_whole(path), warning
+        except Exception:  # on damaged files zipfile and the unpickler raise anything
             warning = f"{path} is damaged: the checkpoint before it is used"
     if warning:
         raise InputError(f"{run}: every checkpoint is damaged: start a new run, from last.safetensors with --from")
     raise InputError(f"{run} holds no {NAME} to resume from: give the folder of a run that was cut off")
 
 
+def read_whole(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote to a file, its checksums compared first: torch reads changed numbers without a word."""
+    with zipfile.ZipFile(path) as file:
+        damaged = file.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{path}: {damaged} has another checksum than it was written with")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def random_state() -> dict[str, Any]:
     """The state of every random generator a training step may draw from."""
     version, keys, *rest = random.getstate()
-    kind, key, position, has_gauss, gauss = np.random.get_state()
+    kind, key, position, has_gauss, gauss = cast(Any, np.random.get_state())
     return {
         "python": [version, list(keys), *rest],
         "numpy": [kind, torch.from_numpy(key.astype(np.int64)), position, has_gauss, gauss],

@@ -17,9 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--output", metavar="RUN", help="folder for weights, checkpoint, curves and pictures (default: runs/run)")
     run.add_argument("--resume", metavar="RUN", help="go on with a run that was cut off, exactly where its checkpoint is")
     run.add_argument("--preset", choices=list(TRAINABLE), help="size of the model and recipe (default: tiny)")
-    run.add_argument("--data", metavar="scenes|FOLDER", help="rendered scenes, or a COCO panoptic folder, or one with train/ and val/")
+    run.add_argument(
+        "--data", metavar="scenes|FOLDER", help="rendered scenes, or a COCO panoptic folder, or one with train/ and val/"
+    )
     run.add_argument("--validation", metavar="FOLDER", help="data set to evaluate on (default: DATA/val, else the training data)")
-    run.add_argument("--steps", choices=("joint", "boxes,masks", "boxes", "masks"), help="all at once, or boxes first (default: joint)")
+    run.add_argument(
+        "--steps", choices=("joint", "boxes,masks", "boxes", "masks"), help="all at once, or boxes first (default: joint)"
+    )
     run.add_argument("--epochs", type=float, help="of the box step or of joint training")
     run.add_argument("--mask-epochs", type=float, help="of the mask step (default: 25)")
     run.add_argument("--minutes", type=float, help="end by the clock instead; the schedule follows the time")
@@ -33,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     data = parser.add_argument_group("data")
     data.add_argument("--size", type=int, metavar="PIXELS", help="short side of the images")
+    data.add_argument("--augment", choices=("full", "flip", "none"), help="flips, sizes and crops; flips; nothing (default: full)")
     data.add_argument("--scenes", type=int, metavar="COUNT", help="scenes rendered for training (default: 8000)")
     data.add_argument("--scene-seed", type=int, metavar="SEED", help="of the first of them (default: 0)")
     data.add_argument("--validation-images", type=int, metavar="COUNT", help="at most so many are evaluated (default: 256)")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
 from minidetr.data.batch import Batch
 from minidetr.data.coco import CocoPanoptic, PanopticDataset
 from minidetr.data.scene_data import SceneData
 from minidetr.data.targets import Target
-from minidetr.data.transforms import scene_transform, training_transform
+from minidetr.data.transforms import evaluation_transform, scene_transform, training_transform
 from minidetr.errors import InputError
 from minidetr.train.options import TrainOptions
 
@@ -25,19 +27,21 @@ def open_data(options: TrainOptions) -> tuple[PanopticDataset, PanopticDataset]:
     """The training and the validation data set. Raises InputError when there is no image, or classes disagree."""
     if options.data == "scenes":
         if options.scene_seed + options.scenes > 1_000_000:
-            raise InputError("training scenes must have seeds below 1000000, where the held-out ones begin: lower --scene-seed or --scenes")
-        train = SceneData(options.scenes, options.scene_seed, options.size, scene_transform(options.size), options.cache, options.workers or 1)
-        return train, SceneData(options.validation_images, VALIDATION_SEED, options.size, None, options.cache, options.workers or 1)
+            raise InputError(
+                "training scenes must have seeds below 1000000, where the held-out ones begin: lower --scene-seed or --scenes"
+            )
+        size = options.size
+        kept: dict[str, Any] = {"cache": options.cache, "workers": options.workers or 1}
+        rendered = SceneData(options.scenes, options.scene_seed, size, augmentation(options), **kept)
+        return rendered, SceneData(options.validation_images, VALIDATION_SEED, size, **kept)
     folder = Path(options.data)
     if not folder.is_dir():
         raise InputError(f"--data {folder} is neither 'scenes' nor a folder with panoptic.json, images/ and panoptic/")
     split = (folder / "train").is_dir()
-    scale = options.size / 800  # the reference's augmentation, in proportion
-    short_sides = tuple(round(side * scale) for side in range(480, 801, 32))
-    crops, crop_range = tuple(round(side * scale) for side in (400, 500, 600)), (round(384 * scale), round(600 * scale))
-    transform = training_transform(short_sides, round(1333 * scale), crops, crop_range)
-    train = CocoPanoptic.from_folder(folder / "train" if split else folder, transform)
-    validation_folder = options.validation or (folder / "val" if split and (folder / "val").is_dir() else folder / "train" if split else folder)
+    train = CocoPanoptic.from_folder(folder / "train" if split else folder, augmentation(options))
+    validation_folder = options.validation or (
+        folder / "val" if split and (folder / "val").is_dir() else folder / "train" if split else folder
+    )
     validation = CocoPanoptic.from_folder(validation_folder)
     for data in (train, validation):
         if not len(data):
@@ -45,6 +49,21 @@ def open_data(options: TrainOptions) -> tuple[PanopticDataset, PanopticDataset]:
     if {(c.id, c.is_thing) for c in train.categories} != {(c.id, c.is_thing) for c in validation.categories}:
         raise InputError(f"the categories of {validation_folder} are not those of {folder}: use one list of categories for both")
     return train, validation
+
+
+def augmentation(options: TrainOptions) -> v2.Transform:
+    """What is done to a training image: see `TrainOptions.augment`."""
+    scale = options.size / 800  # the reference's augmentation, in proportion
+    resize = evaluation_transform(options.size, max(options.size, round(1333 * scale)))
+    if options.augment == "none":
+        return resize
+    if options.augment == "flip":
+        return v2.Compose([v2.RandomHorizontalFlip(), resize])
+    if options.data == "scenes":
+        return scene_transform(options.size)
+    short_sides = tuple(round(side * scale) for side in range(480, 801, 32))
+    crops, crop_range = tuple(round(side * scale) for side in (400, 500, 600)), (round(384 * scale), round(600 * scale))
+    return training_transform(short_sides, round(1333 * scale), crops, crop_range)
 
 
 class EpochBatches:
@@ -93,7 +112,7 @@ def collate(items: list[tuple[Tensor, Target]]) -> tuple[Batch, list[Target]]:
 
 
 def loader(data: PanopticDataset, batches: list, workers: int) -> Iterator[tuple[Batch, list[Target]]]:
-    """The batches in order, read by `workers` processes (0: by this one). A worker that dies raises an error, it is not waited for."""
+    """The batches in order, read by `workers` processes (0: by this one). A worker that dies raises an error."""
     return iter(
         DataLoader(
             Seeded(data),

@@ -12,9 +12,9 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -28,7 +28,7 @@ from minidetr.errors import InputError
 from minidetr.evaluate.model import Evaluation, evaluate_model
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import write_json
-from minidetr.presets import Preset
+from minidetr.presets import Preset, from_plain
 from minidetr.train.checkpoint import NAME, PREVIOUS, random_state, read_checkpoint, set_random_state, write_checkpoint
 from minidetr.train.feed import EpochBatches, loader, open_data
 from minidetr.train.objective import Objective, start_step
@@ -39,7 +39,7 @@ from minidetr.train.start import starting_model
 
 @dataclass
 class Place:
-    """Where in a run we are: `step` of its steps, `epoch` of the step, `batch` of the epoch; iterations and seconds since the start."""
+    """Where in a run we are: `step` of its steps, `epoch` of the step, `batch` of the epoch; iterations and seconds."""
 
     step: int = 0
     epoch: int = 0
@@ -48,6 +48,7 @@ class Place:
     step_iteration: int = 0
     seconds: float = 0.0  # trained so far, in this step
     best: float = -1.0
+    evaluation_due: bool = False  # put off because the run was asked to stop
 
 
 def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
@@ -58,7 +59,9 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
     the loss is no longer finite.
     """
     saved, warning = read_checkpoint(Path(resume)) if resume is not None else (None, None)
-    settings = TrainOptions(**options).filled() if saved is None else restored_options(saved["options"], options | {"output": str(resume)})
+    settings = (
+        TrainOptions(**options).filled() if saved is None else restored_options(saved["options"], options | {"output": str(resume)})
+    )
     accelerator = start_devices(settings)
     run, say = settings.run, accelerator.print
     if accelerator.is_main_process:
@@ -72,12 +75,12 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
         model, lines = starting_model(settings, data.categories)
         place = Place()
     else:
-        model = PanopticDETR(Preset(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved["preset"].items()}), data.categories)
+        model = PanopticDETR(from_plain(Preset, saved["preset"]), data.categories, saved.get("num_classes"))
         place = Place(**saved["place"])
         lines = [*([warning] if warning else []), f"resumed: {run} at iteration {place.iteration}"]
     most = max((count_segments(validation, i) for i in range(min(len(validation), 50))), default=0)
     if most > model.preset.queries:
-        lines.append(f"note: some images have {most} segments but the model {model.preset.queries} queries: --queries {most * 2} would find more")
+        lines.append(f"note: some images have {most} segments but the model {model.preset.queries} queries: raise --queries")
     for line in lines:
         say(line)
     report = Report(run, place.iteration) if accelerator.is_main_process else None
@@ -90,7 +93,11 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
                 place.step, place.epoch, place.batch, place.step_iteration, place.seconds = number + 1, 0, 0, 0, 0.0
     if report is not None:
         report.close()
-        say(f"stopped: go on with --resume {run}" if stopped else f"done: {run / 'last.safetensors'}, best PQ {max(place.best, 0):.1f}")
+        say(
+            f"stopped: go on with --resume {run}"
+            if stopped
+            else f"done: {run / 'last.safetensors'}, best PQ {max(place.best, 0):.1f}"
+        )
     return model.eval()
 
 
@@ -111,7 +118,7 @@ def run_step(
     if saved is not None:
         objective.load_state_dict(saved["objective"])
         optimizer.load_state_dict(saved["optimizer"])
-    objective.to(accelerator.device, memory_format=torch.channels_last)  # the layout in which convolutions are fastest
+    objective.to(accelerator.device).to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True) if options.ema else None
     if saved is not None and average is not None and saved["average"]:
         average.load_state_dict(saved["average"])
@@ -134,11 +141,23 @@ def run_step(
         torch.manual_seed(options.seed + 1000 * place.step + rank)  # dropout and sampling differ between processes
     else:
         set_random_state(saved["random"][rank % len(saved["random"])])
+
+    def is_over() -> bool:
+        return place.step_iteration >= total if minutes is None else agreed(accelerator, place.seconds / 60) >= minutes
+
+    def evaluate_now() -> None:
+        evaluated = weights_of(model, average)
+        evaluate(accelerator, options, evaluated, validation, place, place.epoch + place.batch / len(batches), report)
+        place.evaluation_due = False
+
+    finished, stopping = is_over(), False  # a run may be resumed at the very end of a step
+    if place.evaluation_due:
+        evaluate_now()
+        save_checkpoint(accelerator, options, objective, model, average, optimizer, place)
     wrapped.train()
     last_checkpoint = last_seen = time.monotonic()
-    finished = False
     with stop_requested() as stop:
-        while not finished:
+        while not (finished or stopping):
             for batch, targets in loader(data, batches.of_epoch(place.epoch, place.batch), options.workers):
                 progress = place.step_iteration / total if minutes is None else agreed(accelerator, place.seconds / 60 / minutes)
                 factor = schedule(options, progress, share)
@@ -149,10 +168,12 @@ def run_step(
                 try:
                     losses = wrapped(batch, targets)
                     check_finite(losses)
+                    accelerator.backward(losses["total"])
+                    norm = accelerator.clip_grad_norm_(objective.parameters(), options.clip)
+                    if accelerator.scaler is None and not torch.isfinite(norm):  # a scaler skips such steps by itself
+                        raise FloatingPointError("the gradient is not finite")
                 except FloatingPointError as error:
                     raise diverged(error, options.run, place, data, targets) from error
-                accelerator.backward(losses["total"])
-                accelerator.clip_grad_norm_(objective.parameters(), options.clip)
                 optimizer.step()
                 optimizer.zero_grad()
                 if average is not None:
@@ -170,30 +191,32 @@ def run_step(
                     epoch = place.epoch + place.batch / len(batches)
                     row = {"iteration": place.iteration, "epoch": epoch, "learning_rate": options.learning_rate * factor}
                     report.losses(losses, row | {"images_per_second": rate})
-                finished = place.step_iteration >= total if minutes is None else agreed(accelerator, place.seconds / 60) >= minutes
-                stopping = bool(agreed(accelerator, float(stop.asked)))
-                if (place.step_iteration % every == 0 or finished) and not stopping:
-                    evaluate(accelerator, options, average.module if average is not None else model, validation, place, report)
+                finished, stopping = is_over(), bool(agreed(accelerator, float(stop.asked)))
+                place.evaluation_due = place.step_iteration % every == 0 or finished
+                if place.evaluation_due and not stopping:  # who asks to stop may not wait: then it is done on --resume
+                    evaluate_now()
                     wrapped.train()
                     last_seen = time.monotonic()  # the schedule's clock counts training alone
-                if stopping or finished or agreed(accelerator, time.monotonic() - last_checkpoint) > options.checkpoint_minutes * 60:
+                if (
+                    stopping
+                    or finished
+                    or agreed(accelerator, time.monotonic() - last_checkpoint) > options.checkpoint_minutes * 60
+                ):
                     save_checkpoint(accelerator, options, objective, model, average, optimizer, place)
                     last_checkpoint = last_seen = time.monotonic()
                 if stopping or finished:
                     break
             else:
                 place.epoch, place.batch = place.epoch + 1, 0
-            if stopping:
-                break
     bar.close()
     accelerator.free_memory()
     if average is not None:
         model.load_state_dict(average.module.state_dict())
-    return stopping and not finished
+    return stopping
 
 
 def schedule(options: TrainOptions, progress: float, drop: float) -> float:
-    """What the learning rate is multiplied by at `progress` in 0..1 of a step; `drop` is where the "drop" schedule divides by ten."""
+    """The factor of the learning rate at `progress` in 0..1 of a step; "drop" divides by ten from `drop` on."""
     warm = min(1.0, (progress + 1e-3) / options.warmup) if options.warmup else 1.0
     if options.schedule == "drop":
         return warm * (0.1 if progress >= drop else 1.0)
@@ -217,9 +240,12 @@ def start_devices(options: TrainOptions) -> Accelerator:
     AcceleratorState._reset_state()  # a notebook may train twice, in two precisions
     if options.device not in ("auto", "cpu", "cuda", "mps"):
         raise InputError(f"--device must be auto, cpu, cuda or mps, not {options.device}")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no GPU can be used on this machine; choose auto or cpu")
-    on_cpu = options.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if (options.device == "cuda" and not cuda) or (options.device == "mps" and not mps):
+        raise InputError(f"--device {options.device}: no such GPU can be used on this machine; choose auto or cpu")
+    on_cpu = options.device == "cpu" or not (cuda or mps)
+    if options.precision == "float16" and on_cpu:
+        raise InputError("--precision float16 needs a GPU: choose auto, float32 or bfloat16")
     names = {"float32": "no", "bfloat16": "bf16", "float16": "fp16", "auto": best_precision(on_cpu)}
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=on_cpu, mixed_precision=names[options.precision], kwargs_handlers=[unused])
@@ -244,21 +270,32 @@ def agreed(accelerator: Accelerator, value: float) -> float:
 
 
 def evaluate(
-    accelerator: Accelerator, options: TrainOptions, model: PanopticDETR, data: PanopticDataset, place: Place, report: Report | None
+    accelerator: Accelerator,
+    options: TrainOptions,
+    model: PanopticDETR,
+    data: PanopticDataset,
+    place: Place,
+    epoch: float,
+    report: Report | None,
 ) -> None:
     """PQ and box AP on the validation data, shared out over the processes; weights, curves and pictures into the run's folder."""
     count = min(len(data), options.validation_images)
-    mine = evaluate_model(model, data, range(accelerator.process_index, count, accelerator.num_processes), autocast=accelerator.autocast)
+    mine = evaluate_model(
+        model, data, range(accelerator.process_index, count, accelerator.num_processes), autocast=accelerator.autocast
+    )
     parts = gather_object([mine]) if accelerator.num_processes > 1 else [mine]
     if report is not None:
         whole = sum(parts, Evaluation())
         quality, average_precision = whole.panoptic_quality(data), whole.box_average_precision(data)["AP"]
-        row = {"iteration": place.iteration, "epoch": place.epoch + place.batch / max(1, len(data) / options.batch_size)}
+        row = {"iteration": place.iteration, "epoch": epoch}
         for name, scores in (("", quality.all), (" things", quality.things), (" stuff", quality.stuff)):
             row |= {"PQ" + name: 100 * scores.pq, "SQ" + name: 100 * scores.sq, "RQ" + name: 100 * scores.rq}
         row["box AP"] = 100 * average_precision
         report.add(SCORES, row)
-        tqdm.write(f"iteration {place.iteration}: PQ {row['PQ']:.1f} (things {row['PQ things']:.1f}, stuff {row['PQ stuff']:.1f}), box AP {row['box AP']:.1f}")
+        tqdm.write(
+            f"iteration {place.iteration}: PQ {row['PQ']:.1f} "
+            f"(things {row['PQ things']:.1f}, stuff {row['PQ stuff']:.1f}), box AP {row['box AP']:.1f}"
+        )
         score = row["box AP"] if options.steps == "boxes" else row["PQ"]
         save_weights(model, options.run / "last.safetensors", place)
         if score > place.best or not (options.run / "best.safetensors").exists():
@@ -277,6 +314,11 @@ def save_weights(model: PanopticDETR, path: Path, place: Place) -> None:
     save(model, path, notes={"iteration": place.iteration})
 
 
+def weights_of(model: PanopticDETR, average: AveragedModel | None) -> PanopticDETR:
+    """The model to judge and to keep: with the averaged weights, where there are any."""
+    return cast(PanopticDETR, average.module) if average is not None else model
+
+
 def save_checkpoint(
     accelerator: Accelerator,
     options: TrainOptions,
@@ -293,6 +335,7 @@ def save_checkpoint(
             "options": as_plain(options),
             "place": asdict(place),
             "preset": as_plain(model.preset),
+            "num_classes": model.num_classes,
             "objective": objective.state_dict(),
             "optimizer": optimizer.state_dict(),
             "average": average.state_dict() if average is not None else None,
@@ -300,20 +343,20 @@ def save_checkpoint(
             "random": states,
         }
         write_checkpoint(options.run, content)
-        save_weights(average.module if average is not None else model, options.run / "last.safetensors", place)
+        save_weights(weights_of(model, average), options.run / "last.safetensors", place)
         write_json(options.run / "options.json", content["options"])
     accelerator.wait_for_everyone()
 
 
 def as_plain(settings: TrainOptions | Preset) -> dict[str, Any]:
     """A dataclass as what JSON and a weights-only unpickler know."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+    plain = {tuple: list, type(Path()): str}
+    return {k: plain[type(v)](v) if type(v) in plain else v for k, v in asdict(settings).items()}
 
 
 def restored_options(saved: dict[str, Any], changed: dict[str, Any]) -> TrainOptions:
     """The options of a checkpoint, those in `changed` (other workers, another device) put in."""
-    known = {f.name for f in fields(TrainOptions)}
-    options = TrainOptions(**({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items() if k in known} | changed))
+    options = from_plain(TrainOptions, saved | changed)
     options.check()
     return options
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from minidetr.data.batch import Batch
 from minidetr.data.targets import Target
 from minidetr.model import PanopticDETR
-from minidetr.train.losses import LossWeights, SetLoss
+from minidetr.train.losses import LossWeights, SetLoss, process_mean
 from minidetr.train.options import TrainOptions
 
 
@@ -34,12 +34,14 @@ class Objective(nn.Module):
         self.pixel_class = nn.Conv2d(model.preset.width, model.num_classes, kernel_size=1) if self.pixel_class_weight else None
 
     def train(self, mode: bool = True) -> Objective:
-        """In the mask step all but the mask head stays in eval mode: a frozen model has no dropout and keeps its statistics."""
+        """Frozen stages (in the mask step, the model) stay in eval mode: they have no dropout and keep their statistics."""
         super().train(mode)
-        if mode and self.step == "masks":
-            self.model.eval()
-            self.model.heatmap_attention.train()
-            self.model.mask_head.train()
+        if self.step == "masks":
+            self.model.eval()  # the mask head is the same in both modes
+        for module in self.model.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
         return self
 
     def forward(self, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
@@ -49,9 +51,9 @@ class Objective(nn.Module):
         compute_masks = None
         if self.step != "boxes":
             compute_masks = lambda image_index, query_index: self.model.masks(seen, image_index, query_index)  # noqa: E731
-        losses = self.set_loss(seen, targets, compute_masks, tuple(batch.images.shape[-2:]))
+        losses = self.set_loss(seen, targets, compute_masks, batch.size)
         if self.pixel_class is not None:
-            losses["pixel_class"] = cell_class_loss(self.pixel_class(seen.memory), targets, tuple(batch.images.shape[-2:]))
+            losses["pixel_class"] = cell_class_loss(self.pixel_class(seen.memory), targets, batch.size)
             losses["total"] = losses["total"] + self.pixel_class_weight * losses["pixel_class"]
         return losses
 
@@ -60,7 +62,7 @@ def cell_class_loss(logits: Tensor, targets: list[Target], size: tuple[int, int]
     """Cross entropy between each cell's class logits B C h w and the shares of the classes among its pixels.
 
     It teaches a backbone that starts from nothing what the image shows, long before boxes and masks do; inference has no use
-    for it. `size` is the padded input (H, W).
+    for it. `size` is the padded input (H, W). The mean is over the labelled cells of all processes, see `class_loss`.
     """
     B, C, h, w = logits.shape
     shares = logits.new_zeros(B, C, *size, dtype=torch.float32)
@@ -69,7 +71,7 @@ def cell_class_loss(logits: Tensor, targets: list[Target], size: tuple[int, int]
         share[:, :height, :width].index_add_(0, target.labels, target.masks.float())
     shares = F.adaptive_avg_pool2d(shares, (h, w))  # B C h w
     loss = -(shares * logits.float().log_softmax(1)).sum(1)  # B h w
-    return loss.sum() / shares.sum().clamp(min=1)
+    return loss.sum() / max(process_mean(float(shares.sum()), logits.device), 1.0)
 
 
 def start_step(model: PanopticDETR, options: TrainOptions, step: str) -> Objective:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from minidetr.errors import InputError
 from minidetr.presets import TRAINABLE
@@ -45,6 +46,7 @@ class TrainOptions:
     freeze: tuple[str, ...] | None = None  # stages that do not train
     queries: int | None = None
     size: int | None = None  # short side in pixels
+    augment: str = "full"  # DETR's flips, sizes and crops (of scenes: flips, small crops, colour); "flip"; or "none"
     scenes: int = 8000  # rendered for training, with --data scenes
     scene_seed: int = 0
     validation_images: int = 256
@@ -81,30 +83,51 @@ class TrainOptions:
         if name not in TRAINABLE:
             raise InputError(f"there is no preset {name!r} to train: choose one of {', '.join(TRAINABLE)}")
         recipe = RECIPES.get(name, REFERENCE_RECIPE)
-        missing = {f.name: recipe[f.name] for f in fields(self) if getattr(self, f.name) is None and f.name in recipe}
+        missing: dict[str, Any] = {name: value for name, value in recipe.items() if getattr(self, name) is None}
+        texts = {stages: getattr(self, stages) for stages in ("reset", "freeze") if isinstance(getattr(self, stages), str)}
+        missing |= {stages: tuple(text.split(",")) for stages, text in texts.items()}
         options = replace(self, preset=name, **missing)
         options.check()
         return options
 
     def check(self) -> None:
         """Raise InputError, naming the option, for values that make no sense."""
-        for name in ("epochs", "mask_epochs", "minutes", "batch_size", "learning_rate", "size", "queries", "scenes", "validation_images"):
+        for name in (
+            "epochs",
+            "mask_epochs",
+            "minutes",
+            "batch_size",
+            "learning_rate",
+            "size",
+            "queries",
+            "scenes",
+            "validation_images",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be more than 0, not {value}")
+        for name in ("seed", "scene_seed", "workers", "weight_decay", "warmup", "masks_per_image", "clip", "dropout"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InputError(f"--{name.replace('_', '-')} must not be negative, but is {value}")
         for name, allowed in (
             ("schedule", ("drop", "cosine")),
             ("precision", ("auto", "float32", "bfloat16", "float16")),
             ("mask_stride", (1, 4)),
+            ("augment", ("full", "flip", "none")),
             ("steps", ("joint", "boxes,masks", "boxes", "masks")),
         ):
             if getattr(self, name) not in allowed:
-                raise InputError(f"--{name.replace('_', '-')} must be one of {', '.join(map(str, allowed))}, not {getattr(self, name)}")
+                raise InputError(
+                    f"--{name.replace('_', '-')} must be one of {', '.join(map(str, allowed))}, not {getattr(self, name)}"
+                )
         for stage in (*self.reset, *(self.freeze or ())):
             if stage not in STAGES:
                 raise InputError(f"there is no stage {stage!r} to freeze or reset: choose from {', '.join(STAGES)}")
         if not 0 <= (self.ema or 0) < 1:
             raise InputError(f"--ema must lie in 0..1, below 1, not {self.ema}")
+        if (self.dropout or 0) >= 1:
+            raise InputError(f"--dropout must lie in 0..1, below 1, not {self.dropout}")
 
     @property
     def run(self) -> Path:
@@ -112,11 +135,11 @@ class TrainOptions:
         return Path(self.output)
 
 
-def preset_of_source(source: str | None) -> str:
+def preset_of_source(source: str | Path | None) -> str:
     """The preset whose recipe suits the weights a run starts from: that of their name, or of the run they come from."""
     if source is None:
         return "tiny"
-    short = source.removeprefix("detr-").removesuffix("-panoptic")
+    short = str(source).removeprefix("detr-").removesuffix("-panoptic")
     short = "r101" if short == "r101-dc5" else short
     if short in TRAINABLE:
         return short

@@ -12,7 +12,7 @@ from PIL import Image
 
 from minidetr.data.coco import PanopticDataset
 from minidetr.model import PanopticDETR
-from minidetr.panoptic import Panoptic, Segment
+from minidetr.panoptic import Panoptic
 
 LOSSES, SCORES = "losses.csv", "scores.csv"
 
@@ -22,7 +22,8 @@ class Report:
     after its last checkpoint) are dropped, so that a resumed run reads like one that never stopped."""
 
     def __init__(self, run: Path, start: int):
-        self.run, self.sums, self.count = run, defaultdict(float), 0
+        self.run, self.count = run, 0
+        self.sums: dict[str, float] = defaultdict(float)
         self.columns: dict[str, list[str]] = {}
         for name in (LOSSES, SCORES):
             rows = read_rows(run / name)
@@ -51,10 +52,11 @@ class Report:
         """Append a row to a CSV file, and to TensorBoard."""
         path = self.run / name
         text = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in row.items()}
-        if self.columns.get(name) == list(text):
+        columns = self.columns.get(name, [])
+        if set(text) <= set(columns):
             with path.open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow(text.values())
-        else:  # the first row since the start, or other columns than before (another step began): write all anew
+                csv.DictWriter(file, columns, restval="").writerow(text)
+        else:  # the first row since the start, or a column that wasn't there (another step began): write all anew
             self.columns[name] = write_rows(path, [*read_rows(path), text])
         if self.board is not None:
             for key, value in row.items():
@@ -95,7 +97,7 @@ class Report:
         for index in range(min(count, len(data))):
             picture, segment_ids, segments_info = data.read(index)
             predicted = model.segment([picture])[0]
-            for panoptic in (truth_panoptic(segment_ids, segments_info, data), predicted):
+            for panoptic in (Panoptic.of_entries(segment_ids, segments_info, data.categories), predicted):
                 cells.append(overlay(*for_display(np.asarray(picture), panoptic), data.categories))
         path = self.run / "validation" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
@@ -105,16 +107,6 @@ class Report:
         """Flush what TensorBoard holds back."""
         if self.board is not None:
             self.board.close()
-
-
-def truth_panoptic(segment_ids: np.ndarray, segments_info: list[dict], data: PanopticDataset) -> Panoptic:
-    """Ground truth as a Panoptic, with a score of 1."""
-    things = {c.id: c.is_thing for c in data.categories}
-    segments = [
-        Segment(s["id"], s["category_id"], 1.0, things[s["category_id"]], int(s.get("area", 0)), tuple(int(v) for v in s.get("bbox", (0, 0, 0, 0))))
-        for s in segments_info
-    ]
-    return Panoptic(segment_ids, segments)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -47,13 +47,19 @@ def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple
     shape = adjusted(source.preset, replace(options, queries=options.queries or source.preset.queries))
     if shape.mask_widths is None and options.steps != "boxes":
         shape = replace(shape, mask_widths=preset("r50").mask_widths)  # a detection model learns masks with a new head
-    model = PanopticDETR(shape, categories)
-    state, lines = source.state_dict(), [f"loaded: {options.from_}"]
 
     def describe(cs: list[Category]) -> list[tuple[int, str]]:
         return [(c.id, c.name) for c in cs]
 
-    if describe(source.categories) != describe(categories):
+    same_classes = describe(source.categories) == describe(categories)
+    # Published models have more outputs than COCO's highest category id asks for: kept with the classes they belong to.
+    model = PanopticDETR(shape, categories, source.num_classes if same_classes else None)
+    state, lines = source.state_dict(), [f"loaded: {options.from_}"]
+    expected = model.state_dict()
+    new = sorted({key.split(".")[0] for key in expected.keys() - state.keys()})
+    if new:
+        lines.append(f"new: {', '.join(new)}, which {options.from_} lacks")
+    if not same_classes:
         drop(state, ("heads.classes.",))
         lines.append(f"replaced: the class head, {len(source.categories)} classes by {len(categories)}")
     before, after = source.preset.queries, shape.queries
@@ -66,14 +72,7 @@ def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple
     for stage in options.reset:
         drop(state, STAGES[stage])
         lines.append(f"replaced: {stage}, which starts from random weights")
-    expected = model.state_dict()
-    missing = sorted({key.split(".")[0] for key in expected.keys() - state.keys()} - {"heads"} - ({"heatmap_attention", "mask_head"} & dropped(options)))
-    if missing:
-        lines.append(f"new: {', '.join(missing)}, which {options.from_} lacks")
-    left = sorted({key.split(".")[0] for key in state.keys() - expected.keys()})
-    if left:
-        lines.append(f"left out: {', '.join(left)}")
-    model.load_state_dict(expected | {k: v for k, v in state.items() if k in expected})
+    model.load_state_dict(expected | state)
     return model, lines
 
 
@@ -83,32 +82,34 @@ def drop(state: dict[str, Tensor], prefixes: tuple[str, ...]) -> None:
         del state[key]
 
 
-def dropped(options: TrainOptions) -> set[str]:
-    """The first parts of the names of what `--reset` puts back."""
-    return {prefix.split(".")[0] for stage in options.reset for prefix in STAGES[stage]}
-
-
 def backbone_state(source: str, backbone: str, model: PanopticDETR) -> dict[str, Tensor]:
     """ImageNet weights with torchvision's key names: downloaded ("imagenet") or from a file. Raises InputError."""
     from minidetr.weights import read_pickle, read_safetensors
 
     if source == "imagenet":
+        if backbone not in torchvision.models.list_models():
+            raise InputError(f"--backbone-weights imagenet: there are none for the backbone {backbone}; leave the option out")
         weights = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
         try:
             state = weights.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:
             place = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
             raise InputError(
-                f"{weights.url} could not be downloaded ({error}): fetch it by hand and put it at {place}, or give --backbone-weights FILE or none"
+                f"{weights.url} could not be downloaded ({error}): fetch it by hand and put it at {place}, "
+                "or give --backbone-weights FILE or none"
             ) from error
     else:
         path = Path(source)
         if not path.is_file():
-            raise InputError(f"--backbone-weights {path} is not a file: give weights with torchvision's key names, imagenet or none")
+            raise InputError(
+                f"--backbone-weights {path} is not a file: give weights with torchvision's key names, imagenet or none"
+            )
         state = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
     expected = model.backbone.resnet.state_dict()
-    state = {key: value for key, value in state.items() if key in expected}
+    # Neither the classifier nor the counters of batch normalisation, which frozen normalisation lacks, have a place here.
+    state = {k: v for k, v in state.items() if k in expected or not (k.startswith("fc.") or k.endswith("num_batches_tracked"))}
     wrong = [key for key, value in expected.items() if key not in state or state[key].shape != value.shape]
-    if wrong:
-        raise InputError(f"--backbone-weights {source} do not fit {backbone}: {wrong[0]} is missing or of another shape")
+    if wrong or len(state) > len(expected):  # a ResNet-34 has all that a ResNet-18 has, and more
+        key = next(iter(wrong or state.keys() - expected.keys()))
+        raise InputError(f"--backbone-weights {source} do not fit {backbone}: {key} is missing, of another shape or one too many")
     return state
