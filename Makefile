@@ -9,7 +9,7 @@ ifneq ($(shell $(RUN) -c "import importlib.metadata as m; m.version('minidetr');
 .PHONY: $(INSTALLED)
 endif
 
-.PHONY: help install demo test lint lab clean
+.PHONY: help install demo test lint figures lab clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -31,6 +31,10 @@ test: lint  ## lint, then every test
 lint: install  ## ruff and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+figures: install  ## rebuild every figure in images/ from the shipped model
+	$(RUN) -m minidetr demo --output build/figures --count 4
+	mkdir -p images && cp build/figures/contact_sheet.png images/demo.png
 
 lab: install  ## open the lessons in Jupyter
 	$(RUN) -m jupyter lab notebooks

@@ -80,9 +80,9 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
 
 
 def add_command(commands: Commands, run: Callable[[Arguments], None], summary: str, example: str) -> argparse.ArgumentParser:
-    """A command named after its function (`run_predict` -> predict), with an example at the end of its help."""
+    """A command named after its function (`run_label_stuff` -> label-stuff), with an example at the end of its help."""
     parser = commands.add_parser(
-        run.__name__.removeprefix("run_"),
+        run.__name__.removeprefix("run_").replace("_", "-"),
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog=f"example:\n  minidetr {example}",

@@ -264,9 +264,7 @@ def legend(entries: Sequence[tuple[Color, str]], width: int) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def side_by_side(
-    pictures: Sequence[np.ndarray], titles: Sequence[str] = (), below: Sequence[tuple[Color, str]] = ()
-) -> np.ndarray:
+def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str] = (), below: Sequence[tuple[Color, str]] = ()) -> np.ndarray:
     """Pictures in one row with a title above each, for example photo | truth | prediction, and a legend of entries `below`."""
     return grid(pictures, len(pictures), titles, below)
 

@@ -20,7 +20,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from minidetr.data.coco import _category, _file_name, _inside, _value, measured, read_panoptic_json
+from minidetr.data.coco import measured, path_inside, read_category, read_file_name, read_panoptic_json, read_value
 from minidetr.data.images import open_image, read_image
 from minidetr.errors import InputError
 from minidetr.panoptic import Category, decode_ids, encode_ids, write_json, write_png
@@ -409,7 +409,7 @@ def read_export(path: str | Path, stuff: Sequence[str] | None = None) -> Export:
     categories: dict[int, Category] = {}
     for where, entry in _list(content, "categories", path):
         says = {"isthing": 1} if isinstance(entry, dict) and entry.get("isthing") is None else {}
-        category = _category({**entry, **says} if isinstance(entry, dict) else entry, where)
+        category = read_category({**entry, **says} if isinstance(entry, dict) else entry, where)
         if category.id in categories:
             raise InputError(f"{where}: the category id {category.id} occurs twice, give each category its own")
         categories[category.id] = category
@@ -420,7 +420,7 @@ def read_export(path: str | Path, stuff: Sequence[str] | None = None) -> Export:
     images: dict[int, ExportImage] = {}
     stems: dict[str, str] = {}
     for where, entry in _list(content, "images", path):
-        image_id, name = _value(entry, "id", int, where), _file_name(entry, where)
+        image_id, name = read_value(entry, "id", int, where), read_file_name(entry, where)
         if image_id in images:
             raise InputError(f"{where}: the image id {image_id} occurs twice, give each image its own")
         stem = Path(name).with_suffix("").as_posix().casefold()
@@ -431,7 +431,7 @@ def read_export(path: str | Path, stuff: Sequence[str] | None = None) -> Export:
 
     annotations: dict[int, list[dict]] = {image_id: [] for image_id in images}
     for where, entry in _list(content, "annotations", path, may_be_empty=True):
-        image_id, category_id = _value(entry, "image_id", int, where), _value(entry, "category_id", int, where)
+        image_id, category_id = read_value(entry, "image_id", int, where), read_value(entry, "category_id", int, where)
         place = f"{where} ({name_of(entry)})"
         if image_id not in images:
             raise InputError(f"{place}: no image has the image_id {image_id}, add it to 'images' or remove the annotation")
@@ -472,7 +472,7 @@ def _list(content: Any, key: str, path: Path, may_be_empty: bool = False) -> lis
 def _size(entry: dict, where: str) -> tuple[int, int] | None:
     if entry.get("height") is None and entry.get("width") is None:
         return None
-    height, width = _value(entry, "height", int, where), _value(entry, "width", int, where)
+    height, width = read_value(entry, "height", int, where), read_value(entry, "width", int, where)
     if height < 1 or width < 1:
         raise InputError(f"{where}: the fields 'height' and 'width' must be above 0, but are {height} and {width}")
     return height, width
@@ -485,7 +485,7 @@ def find_photos_of(export: Export, folder: Path, report: Assembled) -> dict[int,
     """The photo of every image, by image id. Raises InputError naming the first that is missing and how many are."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the folder of the photos, or - to do without")
-    photos = {image.id: _inside(folder, image.file_name, export.path) for image in export.images}
+    photos = {image.id: path_inside(folder, image.file_name, export.path) for image in export.images}
     missing = [path for path in photos.values() if not path.is_file()]
     if missing:
         more = f" (and {len(missing) - 1} more of {len(photos)})" if len(missing) > 1 else ""
@@ -557,7 +557,7 @@ class PredictedStuff:
     def read(self, image: ExportImage) -> np.ndarray:
         """Category ids of the data set, H x W int64, -1 where nothing was predicted."""
         annotation = self.annotations[Path(image.file_name).stem.casefold()]
-        png = _inside(self.folder / "panoptic", annotation["file_name"], self.path)
+        png = path_inside(self.folder / "panoptic", annotation["file_name"], self.path)
         segment_ids = decode_ids(np.asarray(open_image(png).convert("RGB")))
         if segment_ids.shape != image.size:
             sizes = [f"{width} x {height}" for height, width in (segment_ids.shape, image.size)]

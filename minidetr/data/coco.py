@@ -77,8 +77,8 @@ class CocoPanoptic(PanopticDataset):
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, list[dict]]:
         """One image as `PanopticDataset.read` says. Raises InputError when the photo, the PNG and the JSON disagree."""
         annotation = self._annotations[self.image_ids[index]]
-        photo = _inside(self.images_dir, self.file_names[index], self.json_file)
-        png = _inside(self.panoptic_dir, annotation["file_name"], self.json_file)
+        photo = path_inside(self.images_dir, self.file_names[index], self.json_file)
+        png = path_inside(self.panoptic_dir, annotation["file_name"], self.json_file)
         image, coded = read_image(photo), open_image(png)
         if coded.mode != "RGB":
             raise InputError(f"{png} must be an RGB image, 8 bits a channel, with id = R + 256 G + 65536 B, but it is {coded.mode}")
@@ -112,27 +112,27 @@ def read_panoptic_json(path: str | Path) -> tuple[list[Category], dict[int, str]
 
     categories: dict[int, Category] = {}
     for where, entry in _entries(content, "categories", path):
-        category = _category(entry, where)
+        category = read_category(entry, where)
         if category.id in categories:
             raise InputError(f"{where}: the category id {category.id} occurs twice, give each category its own")
         categories[category.id] = category
 
     images: dict[int, str] = {}
     for where, entry in _entries(content, "images", path):
-        image_id = _value(entry, "id", int, where)
+        image_id = read_value(entry, "id", int, where)
         if image_id in images:
             raise InputError(f"{where}: the image id {image_id} occurs twice, give each image its own")
-        images[image_id] = _file_name(entry, where)
+        images[image_id] = read_file_name(entry, where)
 
     annotations: dict[int, dict] = {}
     for where, entry in _entries(content, "annotations", path):
-        image_id = _value(entry, "image_id", int, where)
+        image_id = read_value(entry, "image_id", int, where)
         if image_id not in images:
             raise InputError(f"{where}: no image has the id {image_id}, add it to 'images' or remove the annotation")
         if image_id in annotations:
             raise InputError(f"{where}: the image {image_id} has two annotations, keep one")
-        _file_name(entry, where)
-        _check_segments(_value(entry, "segments_info", list, where), categories, where)
+        read_file_name(entry, where)
+        _check_segments(read_value(entry, "segments_info", list, where), categories, where)
         annotations[image_id] = entry
 
     missing = [f"{image_id} ({name})" for image_id, name in images.items() if image_id not in annotations]
@@ -196,7 +196,7 @@ def _entries(content: Any, key: str, path: Path) -> Iterator[tuple[str, Any]]:
     return ((f"{path}: {key}[{index}]", entry) for index, entry in enumerate(entries))
 
 
-def _value(entry: Any, key: str, kind: type, where: str) -> Any:
+def read_value(entry: Any, key: str, kind: type, where: str) -> Any:
     value = entry.get(key) if isinstance(entry, dict) else None
     if type(value) is not kind:  # not isinstance: True is no id
         kind_name = {int: "a whole number", str: "a text", list: "a list"}[kind]
@@ -204,8 +204,8 @@ def _value(entry: Any, key: str, kind: type, where: str) -> Any:
     return value
 
 
-def _category(entry: Any, where: str) -> Category:
-    category_id, name = _value(entry, "id", int, where), _value(entry, "name", str, where)
+def read_category(entry: Any, where: str) -> Category:
+    category_id, name = read_value(entry, "id", int, where), read_value(entry, "name", str, where)
     if category_id < 0:
         raise InputError(f"{where}: the category id {category_id} is negative, but the ids count the model's outputs from 0")
     is_thing, color = entry.get("isthing"), entry.get("color")
@@ -217,8 +217,8 @@ def _category(entry: Any, where: str) -> Category:
     return Category(category_id, name, bool(is_thing), tuple(color) if color else None)
 
 
-def _file_name(entry: Any, where: str) -> str:
-    name = _value(entry, "file_name", str, where)
+def read_file_name(entry: Any, where: str) -> str:
+    name = read_value(entry, "file_name", str, where)
     if not name or "\0" in name or os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
         raise InputError(f"{where}: the file name {name!r} must lie inside its folder, without a leading '/' and without '..'")
     return name
@@ -228,7 +228,7 @@ def _check_segments(segments: list, categories: dict[int, Category], where: str)
     seen = set()
     for index, segment in enumerate(segments):
         place = f"{where}.segments_info[{index}]"
-        segment_id, category_id = _value(segment, "id", int, place), _value(segment, "category_id", int, place)
+        segment_id, category_id = read_value(segment, "id", int, place), read_value(segment, "category_id", int, place)
         if not 0 < segment_id < 256**3:
             raise InputError(f"{place}: the segment id {segment_id} must lie in 1..{256**3 - 1}: 0 is void")
         if segment_id in seen:
@@ -240,7 +240,7 @@ def _check_segments(segments: list, categories: dict[int, Category], where: str)
         seen.add(segment_id)
 
 
-def _inside(folder: Path, name: str, json_file: Path) -> Path:
+def path_inside(folder: Path, name: str, json_file: Path) -> Path:
     path = folder / name
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):  # a link may lead out, whatever the name says
         raise InputError(f"{path}, named in {json_file}, leads out of {folder}: put the file itself there")

@@ -100,6 +100,3 @@ def run_label_stuff(arguments: argparse.Namespace) -> None:
     )
     print(f"{arguments.photos} -> {arguments.out} (panoptic.json, panoptic/); share of the pixels:")
     print("\n".join(f"{100 * share:6.1f} %  {name}" for name, share in shares.items() if share))
-
-
-run_label_stuff.__name__ = "run_label-stuff"  # `add_command` names a command after its function, and this one has a dash
