@@ -1,6 +1,6 @@
 """Measure a trained model on held-out scenes and put it in the package, with its card.
 
-    python benchmarks/shipped_model.py runs/tiny-192 --hours 3 --machine "two CPU cores"
+    python benchmarks/shipped_model.py runs/tiny-192 --hours 3 --machine "two CPU cores" --command "`minidetr train ...`"
 
 Writes minidetr/weights/tiny.safetensors (float16, normalisation statistics in float32), minidetr/weights/tiny.md and the curve
 beside it. What is measured is what is written: the half-precision file is loaded again first.
@@ -52,10 +52,10 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of the run whose last weights are shipped")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--size", type=int, default=192)
-    parser.add_argument("--threshold", type=float, help="scores kept by the shipped model (default: the one best on validation scenes)")
+    parser.add_argument("--threshold", type=float, help="of the shipped model (default: the best on validation scenes)")
     parser.add_argument("--hours", type=float, required=True, help="of training, for the card")
     parser.add_argument("--machine", required=True, help="it was trained on, for the card")
-    parser.add_argument("--command", default="make weights", help="that trains it, for the card")
+    parser.add_argument("--command", required=True, help="the command or commands that trained it, for the card")
     arguments = parser.parse_args()
 
     model = PanopticDETR.from_pretrained(arguments.run / "last.safetensors")
@@ -83,7 +83,7 @@ def card(model, quality, average_precision, seconds, options, iterations, argume
     size = (SHIPPED / "tiny.safetensors").stat().st_size / 1e6
     table = quality.table(per_class=True)
     rows = {
-        "trained by": f"`{arguments.command}` and by nothing else: random weights at the start, rendered scenes as the only data",
+        "trained by": f"{arguments.command}; random weights at the start, rendered scenes as the only data",
         "data": f"`minidetr.data.scenes`, seeds {options['scene_seed']} to {options['scene_seed'] + options['scenes'] - 1}",
         "last step": f"{options['size']} pixels, {iterations} iterations of {options['batch_size']} images, seed {options['seed']}",
         "machine and time": f"{arguments.machine}, {arguments.hours:g} hours",

@@ -53,7 +53,7 @@ def test_torch_and_torchvision_have_no_upper_bound(pyproject: dict) -> None:
 
 
 def test_every_package_imported_is_declared(pyproject: dict) -> None:
-    declared = {re.split(r"[<>=!~\[ ]", requirement)[0] for requirement in pyproject["project"]["dependencies"]}
+    declared = {re.split(r"[<>=!~\[; ]", requirement)[0] for requirement in pyproject["project"]["dependencies"]}
     imported = {name for path in (ROOT / "minidetr").rglob("*.py") for name in imports_of(path)}
     third_party = {DISTRIBUTION.get(name, name) for name in imported - set(sys.stdlib_module_names) - {"minidetr"}}
     assert third_party >= {"torch", "numpy", "pillow"}  # the search finds something

@@ -1,0 +1,41 @@
+"""The model in the box: small enough, loadable, and as good as its card says on scenes it has never seen."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from safetensors import safe_open
+
+from minidetr.data.scene_data import SceneData
+from minidetr.data.scenes import CATEGORIES
+from minidetr.evaluate.model import evaluate_model
+from minidetr.model import PanopticDETR
+from minidetr.weights import SHIPPED, shipped_weights
+
+
+@pytest.fixture(scope="module")
+def model() -> PanopticDETR:
+    return PanopticDETR.from_pretrained("tiny")
+
+
+def test_file_is_small_and_half_precision_but_for_statistics() -> None:
+    path = shipped_weights("tiny")
+    assert path.stat().st_size <= 8_000_000
+    with safe_open(path, framework="pt") as file:
+        kinds = {key: str(file.get_tensor(key).dtype) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    statistics = {kind for key, kind in kinds.items() if "running_" in key}
+    weights = {kind for key, kind in kinds.items() if "running_" not in key and "num_batches" not in key}
+    assert (statistics, weights) == ({"torch.float32"}, {"torch.float16"})
+
+
+def test_it_knows_the_classes_of_the_scenes(model: PanopticDETR) -> None:
+    assert [(c.id, c.name, c.is_thing) for c in model.categories] == [(c.id, c.name, c.is_thing) for c in CATEGORIES]
+
+
+def test_it_is_as_good_as_its_card_says(model: PanopticDETR) -> None:
+    card = (SHIPPED / "tiny.md").read_text(encoding="utf-8")
+    stated = float(re.search(r"^All +([\d.]+)", card, re.MULTILINE)[1])  # PQ on 500 held-out scenes
+    data = SceneData(40, 1_000_000, 192)
+    measured = 100 * evaluate_model(model, data, range(40)).panoptic_quality(data).all.pq
+    assert abs(measured - stated) < 8  # 40 scenes of the 500: their PQ is noisy, a broken model's is not near it
