@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -170,13 +171,14 @@ def add_evaluate(commands: Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--per-class", action="store_true", help="one line for each class, too")
     parser.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="processes to use (default: 1)")
+    parser.add_argument("--boxes", action="store_true", help="the average precision of the segments' boxes, too")
     parser.add_argument("--worst", type=Path, metavar="DIR", help="also write a page of the worst images there; needs --photos")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of the photos, for --worst")
 
 
 def run_evaluate(arguments: Arguments) -> None:
     """Print the table, or JSON."""
-    from minidetr.evaluate import panoptic_quality
+    from minidetr.evaluate import panoptic_quality, segment_box_average_precision
 
     truth, predicted = (arguments.truth_json, arguments.truth_dir), (arguments.predicted_json, arguments.predicted_dir)
     if (arguments.worst is None) != (arguments.photos is None):
@@ -186,7 +188,15 @@ def run_evaluate(arguments: Arguments) -> None:
         from minidetr.evaluate.worst import worst_images
 
         worst_images(*truth, *predicted, arguments.photos, arguments.worst)
-    print(json.dumps(quality.to_json(), indent=2) if arguments.json else quality.table(per_class=arguments.per_class))
+    boxes = segment_box_average_precision(arguments.truth_json, arguments.predicted_json) if arguments.boxes else {}
+    measured = {name: None if isnan(value) else value for name, value in boxes.items()}
+    if arguments.json:
+        print(json.dumps(quality.to_json() | ({"boxes": measured} if boxes else {}), indent=2))
+        return
+    print(quality.table(per_class=arguments.per_class))
+    if boxes:
+        rows = (f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in measured.items())
+        print("\nboxes: " + ", ".join(rows))
 
 
 # --- scenes -----------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """How good a prediction is: panoptic quality of masks, average precision of boxes. Needs no torch."""
 
-from minidetr.evaluate.detection import box_average_precision
+from minidetr.evaluate.detection import box_average_precision, segment_box_average_precision
 from minidetr.evaluate.panoptic_quality import (
     ClassQuality,
     PanopticQuality,
@@ -16,4 +16,5 @@ __all__ = [
     "QualityScores",
     "box_average_precision",
     "panoptic_quality",
+    "segment_box_average_precision",
 ]

@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from minidetr.errors import InputError
-from minidetr.evaluate.panoptic_quality import read_json, require
+from minidetr.evaluate.panoptic_quality import PanopticFile, pair_images, read_categories, read_json, require
 
 
 def box_average_precision(gt: dict | str | Path, predictions: Sequence[dict]) -> dict[str, float]:
@@ -52,6 +52,24 @@ def box_average_precision(gt: dict | str | Path, predictions: Sequence[dict]) ->
             stats = evaluation.stats[:6]
     values = (float(value) if value >= 0 else nan for value in stats)  # pycocotools says -1 where there is nothing to measure
     return dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), values, strict=True))
+
+
+def segment_box_average_precision(gt_json: str | Path, pred_json: str | Path) -> dict[str, float]:
+    """Box AP of a panoptic prediction, from the "bbox" and "score" of its segments (1 where there is no score).
+
+    Both are panoptic JSON files, their images paired as `panoptic_quality` pairs them. Only segments that were kept count, so it is
+    lower than that of all of a model's queries. Returns and raises as `box_average_precision`.
+    """
+    content = read_json(gt_json)
+    known = {category.id for category in read_categories(content, gt_json)}
+    truth = PanopticFile(content, gt_json, "", known)
+    prediction = PanopticFile(read_json(pred_json), pred_json, "", known)
+    boxes = [
+        {"score": 1.0} | segment | {"image_id": gt["image_id"]}
+        for gt, predicted in pair_images(truth, prediction)
+        for segment in (predicted or {"segments_info": []})["segments_info"]
+    ]
+    return box_average_precision(content, boxes)
 
 
 def _truth_boxes(content: dict, category_ids: set, name: str) -> tuple[list[dict], set, set]:

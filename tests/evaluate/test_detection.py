@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minidetr.errors import InputError
-from minidetr.evaluate import box_average_precision
+from minidetr.evaluate import box_average_precision, segment_box_average_precision
 
 CATEGORIES = [{"id": 1, "name": "sky", "isthing": 0}, {"id": 2, "name": "car", "isthing": 1}]
 BOXES = {7: [(1, [0, 0, 100, 100]), (2, [10, 10, 20, 20])], 8: [(2, [5, 5, 50, 40])]}  # large, small; medium
@@ -132,3 +132,20 @@ def test_wrong_truth(tmp_path: Path) -> None:
     truth["annotations"][0]["segments_info"][0]["category_id"] = 6
     with pytest.raises(InputError, match="image 7 in the ground truth has the category_id 6"):
         box_average_precision(truth, [])
+
+
+def test_boxes_of_a_panoptic_prediction_against_its_truth(tmp_path):
+    """Two segments, the second in the wrong place in the prediction; images paired by name."""
+    categories = [{"id": 1, "name": "sky", "isthing": 0}, {"id": 2, "name": "cone", "isthing": 1}]
+    sky, cone = {"id": 1, "category_id": 1, "bbox": [0, 0, 90, 50]}, {"id": 2, "category_id": 2, "bbox": [10, 60, 30, 30]}
+
+    def written(name, image_id, segments):
+        content = {"images": [{"id": image_id, "file_name": "a.jpg"}], "categories": categories}
+        content["annotations"] = [{"image_id": image_id, "file_name": "a.png", "segments_info": segments}]
+        (tmp_path / name).write_text(json.dumps(content))
+        return tmp_path / name
+
+    truth = written("truth.json", 7, [sky, cone])
+    assert segment_box_average_precision(truth, truth)["AP"] == pytest.approx(1)
+    elsewhere = written("elsewhere.json", 3, [sky | {"score": 0.9}, cone | {"score": 0.8, "bbox": [60, 60, 30, 30]}])
+    assert segment_box_average_precision(truth, elsewhere)["AP"] == pytest.approx(0.5)
