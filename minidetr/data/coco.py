@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from minidetr.errors import InputError
 from minidetr.panoptic import Category, boxes_of_ids, decode_ids, encode_ids, write_json, write_png
 
 
-class PanopticDataset(Dataset):
+class PanopticDataset(Dataset, ABC):
     """Images with their segments. A kind of data set says how to `read` one; this makes model input and target of it."""
 
     categories: list[Category]
@@ -33,9 +34,9 @@ class PanopticDataset(Dataset):
     file_names: list[str]
     transform: v2.Transform | None = None
 
+    @abstractmethod
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, list[dict]]:
         """The RGB image, its segment ids (H W int32, 0 = void) and the segments' entries, crowds among them, untransformed."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.image_ids)
