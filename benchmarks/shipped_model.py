@@ -18,14 +18,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minidetr.data.scene_data import SceneData
+from minidetr.data.scene_data import HELD_OUT_SEED, VALIDATION_SEED, SceneData
 from minidetr.evaluate.model import Evaluation, evaluate_model
 from minidetr.evaluate.panoptic_quality import PanopticQuality
 from minidetr.model import PanopticDETR
-from minidetr.train.feed import VALIDATION_SEED
 from minidetr.weights import SHIPPED, save
-
-HELD_OUT_SEED = 1_000_000  # training takes its seeds from below, validation during training from 2_000_000 on
 
 
 def measure(model: PanopticDETR, count: int, size: int) -> tuple[PanopticQuality, float, float]:

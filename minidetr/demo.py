@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from minidetr.data.coco import CocoPanoptic, write_coco_panoptic
-from minidetr.data.scene_data import SceneData
+from minidetr.data.scene_data import HELD_OUT_SEED, SceneData
 from minidetr.evaluate import panoptic_quality
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Panoptic, write_png
@@ -18,7 +18,6 @@ from minidetr.predict import find_photos, load_model, output_folder, segment_int
 from minidetr.presets import preset
 from minidetr.weights import shipped_weights
 
-HELD_OUT_SEED = 1_000_000  # scene i of the demo has seed 1_000_000 + i; training takes its seeds from far below
 WRITTEN = ("truth", "prediction", "scenes", "contact_sheet.png", "quality.txt")
 
 

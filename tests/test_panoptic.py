@@ -35,10 +35,11 @@ def test_ids_that_fit_no_png(wrong: int) -> None:
         encode_ids(np.array([[1, wrong]]))
 
 
-def test_boxes_against_one_id_at_a_time() -> None:
+@pytest.mark.parametrize("largest", [9999999, 60000])  # too large for a table of ids, and not
+def test_boxes_against_one_id_at_a_time(largest: int) -> None:
     rng = np.random.default_rng(0)
     segment_ids = rng.integers(0, 12, (23, 31)) * 1000
-    ids = np.array([11000, 2000, 0, 77, 5000, 9999999, 1000])  # unsorted, two without a pixel, one beyond the largest, not all
+    ids = np.array([11000, 2000, 0, 77, 5000, largest, 1000])  # unsorted, two without a pixel, one beyond the largest, not all
     areas, boxes = boxes_of_ids(segment_ids, ids)
     for i, area, box in zip(ids, areas, boxes, strict=True):
         rows, columns = np.nonzero(segment_ids == i)

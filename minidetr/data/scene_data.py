@@ -16,6 +16,10 @@ from minidetr.data import scenes
 from minidetr.data.coco import PanopticDataset, measured, whole_folder
 from minidetr.errors import InputError
 
+# Seeds are never shared: training takes its scenes from below the first, the demo and the model card from there on, validation
+# during training from the second on.
+HELD_OUT_SEED, VALIDATION_SEED = 1_000_000, 2_000_000
+
 
 class SceneData(PanopticDataset):
     """`count` scenes of `size` x `size` pixels; scene `index` is `render_scene(seed + index)`, rendered when it is read.

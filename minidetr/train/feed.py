@@ -14,21 +14,20 @@ from torchvision.transforms import v2
 
 from minidetr.data.batch import Batch
 from minidetr.data.coco import CocoPanoptic, PanopticDataset
-from minidetr.data.scene_data import SceneData
+from minidetr.data.scene_data import HELD_OUT_SEED, VALIDATION_SEED, SceneData
 from minidetr.data.targets import Target
 from minidetr.data.transforms import evaluation_transform, scene_transform, training_transform
 from minidetr.errors import InputError
 from minidetr.train.options import TrainOptions
 
-VALIDATION_SEED = 2_000_000  # scenes from here are never trained on; those of the demo and the model card start at 1_000_000
-
 
 def open_data(options: TrainOptions) -> tuple[PanopticDataset, PanopticDataset]:
     """The training and the validation data set. Raises InputError when there is no image, or classes disagree."""
     if options.data == "scenes":
-        if options.scene_seed + options.scenes > 1_000_000:
+        if options.scene_seed + options.scenes > HELD_OUT_SEED:
             raise InputError(
-                "training scenes must have seeds below 1000000, where the held-out ones begin: lower --scene-seed or --scenes"
+                f"training scenes must have seeds below {HELD_OUT_SEED}, where the held-out ones begin: "
+                "lower --scene-seed or --scenes"
             )
         size = options.size
         kept: dict[str, Any] = {"cache": options.cache, "workers": options.workers or 1}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from minidetr.data.coco import PanopticDataset
 from minidetr.model import PanopticDETR
-from minidetr.panoptic import Panoptic
+from minidetr.panoptic import Panoptic, whole_file
 
 LOSSES, SCORES = "losses.csv", "scores.csv"
 
@@ -120,10 +120,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def write_rows(path: Path, rows: list[dict[str, str]]) -> list[str]:
     """Write a CSV file with the columns of all rows, whole or not at all; returns the columns."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    temporary.replace(path)
     return columns

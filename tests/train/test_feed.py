@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from minidetr.data.coco import write_coco_panoptic
-from minidetr.data.scene_data import SceneData
+from minidetr.data.scene_data import VALIDATION_SEED, SceneData
 from minidetr.data.transforms import scene_transform
 from minidetr.errors import InputError
-from minidetr.train.feed import VALIDATION_SEED, EpochBatches, Seeded, loader, open_data
+from minidetr.train.feed import EpochBatches, Seeded, loader, open_data
 from minidetr.train.options import TrainOptions
 
 SIZE = 64
@@ -221,3 +221,17 @@ def test_targets_of_a_batch_stay_with_their_images(scenes):
     assert batch.images.shape == (2, 3, SIZE, SIZE)
     assert all(t.masks.shape[1:] == size for t, size in zip(targets, batch.sizes, strict=True))
     assert np.isfinite(batch.images.numpy()).all()
+
+
+def test_augment_none_flips_nothing_and_flip_nothing_else(tmp_path):
+    """Read with many seeds: "none" always gives the scene, "flip" the scene or its mirror image and both, "full" something else."""
+    options = TrainOptions(size=64, scenes=1, validation_images=1, workers=0, cache=str(tmp_path))
+    plain, _ = SceneData(1, 0, 64)[0]
+    for augment, expected in (("none", {"plain"}), ("flip", {"plain", "mirrored"}), ("full", {"other"})):
+        data, _ = open_data(replace(options, augment=augment).filled())
+        seen = set()
+        for seed in range(12):
+            image, _ = Seeded(data)[0, seed]
+            kinds = {"plain": torch.equal(image, plain), "mirrored": torch.equal(image, plain.flip(2))}
+            seen.add(next((kind for kind, equal in kinds.items() if equal), "other"))
+        assert seen == expected

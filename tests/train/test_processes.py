@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from minidetr.data.scene_data import SceneData
+from minidetr.data.scene_data import VALIDATION_SEED, SceneData
 from minidetr.data.scenes import CATEGORIES
 from minidetr.data.targets import Target
 from minidetr.evaluate.model import evaluate_model
 from minidetr.model import PanopticDETR
 from minidetr.presets import TRAINABLE
 from minidetr.train.checkpoint import NAME
-from minidetr.train.feed import VALIDATION_SEED, EpochBatches, collate
+from minidetr.train.feed import EpochBatches, collate
 from minidetr.train.loop import start_devices
 from minidetr.train.objective import start_step
 from minidetr.train.options import TrainOptions
