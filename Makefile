@@ -9,7 +9,7 @@ ifneq ($(shell $(RUN) -c "import importlib.metadata as m; m.version('minidetr');
 .PHONY: $(INSTALLED)
 endif
 
-.PHONY: help install demo test lint figures lab clean
+.PHONY: help install demo test lint lessons notebooks figures stamp lab clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -25,19 +25,30 @@ $(INSTALLED): pyproject.toml
 demo: install  ## segment held-out scenes with the shipped weights; pictures and scores in demo/
 	$(RUN) -m minidetr demo --output demo
 
-test: lint  ## lint, then every test
+test: lint  ## lint, every test, then every lesson
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
+	$(MAKE) lessons
+
+lessons: install  ## run every lesson and compare its chosen cells with what is committed
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --nbval-lax --nbval-cell-timeout=240 notebooks
+
+notebooks: install  ## execute the lessons afresh, in place
+	$(RUN) -m minidetr.course.notebooks run
 
 lint: install  ## ruff and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
 figures: install  ## rebuild every figure in images/ from the shipped model
+	$(RUN) -m minidetr.figures images
 	$(RUN) -m minidetr demo --output build/figures --count 4
-	mkdir -p images && cp build/figures/contact_sheet.png images/demo.png
+	cp build/figures/contact_sheet.png images/demo.png
 
-lab: install  ## open the lessons in Jupyter
-	$(RUN) -m jupyter lab notebooks
+stamp: install  ## write the repository's address of pyproject.toml into the lessons' badges
+	$(RUN) -m minidetr.course.notebooks stamp
+
+lab: install  ## open the first lesson in Jupyter
+	$(RUN) -m jupyter lab notebooks/00_panoptic_in_five_minutes.ipynb
 
 clean:  ## remove what can be made again, but for the environment
 	rm -rf demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

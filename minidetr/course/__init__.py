@@ -60,11 +60,11 @@ class Exercise:
         return Verdict("right", "right.")
 
 
-class Wrong(Exception):
+class Wrong(Exception):  # noqa: N818  # a verdict, not an error
     """An attempt is wrong; the message says in one sentence what is."""
 
 
-class NotDone(Exception):
+class NotDone(Exception):  # noqa: N818
     """The attempt is still the stub."""
 
 
@@ -113,7 +113,7 @@ def show_shape(name: str, tensor: Tensor, expected: str) -> None:
 
 
 def reference_model() -> PanopticDETR:
-    """DETR with ResNet-50 in eval mode: the published panoptic weights if they have been downloaded, else random ones. It says which.
+    """DETR with ResNet-50 in eval mode: with the published weights if they have been downloaded, else random ones; it says which.
 
     Shapes are the same with both; what the tensors show is not.
     """
