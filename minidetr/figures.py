@@ -445,29 +445,27 @@ def masked(axes: Axes, found: Trace, k: int) -> None:
     draw_box(axes, found, k)
 
 
-def draw_all(folder: Path) -> list[Path]:
-    """Draw every figure into `folder`; returns the files."""
+DRAWINGS: dict[str, Callable[[], Image.Image]] = {
+    "pipeline": pipeline,
+    **{f"pipeline_{name}": partial(pipeline, name) for name in (*STAGES, *TRAINING)},
+    "panoptic_head": panoptic_head,
+    "fpn": fpn,
+    "heatmaps": heatmap_grid,
+    "encoder_attention": encoder_attention,
+    "decoder_attention": decoder_attention,
+}
+
+
+def draw_all(folder: Path) -> None:
+    """Draw every figure of DRAWINGS into `folder`, and the animation way.gif."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {
-        "pipeline": pipeline(),
-        **{f"pipeline_{name}": pipeline(name) for name in (*STAGES, *TRAINING)},
-        "panoptic_head": panoptic_head(),
-        "fpn": fpn(),
-        "heatmaps": heatmap_grid(),
-        "encoder_attention": encoder_attention(),
-        "decoder_attention": decoder_attention(),
-    }
-    paths = []
-    for name, picture in figures.items():
+    for name, draw in DRAWINGS.items():
         with whole_file(folder / f"{name}.png") as part:
-            picture.save(part, format="png", optimize=True)
-        paths.append(folder / f"{name}.png")
+            draw().save(part, format="png", optimize=True)
     frames, durations = zip(*way(), strict=True)
     with whole_file(folder / "way.gif") as part:
         frames[0].save(part, format="gif", save_all=True, append_images=frames[1:], duration=list(durations), loop=0, optimize=True)
-    return [*paths, folder / "way.gif"]
 
 
 if __name__ == "__main__":
-    for path in draw_all(Path(sys.argv[1] if len(sys.argv) > 1 else "images")):
-        print(path)
+    draw_all(Path(sys.argv[1] if len(sys.argv) > 1 else "images"))
