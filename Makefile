@@ -9,7 +9,7 @@ ifneq ($(shell $(RUN) -c "import importlib.metadata as m; m.version('minidetr');
 .PHONY: $(INSTALLED)
 endif
 
-.PHONY: help install demo test lint lessons notebooks figures stamp lab clean
+.PHONY: help install demo test lint lessons notebooks figures stamp bench fuzz kill load lab clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -46,6 +46,19 @@ figures: install  ## rebuild every figure in images/ from the shipped model
 
 stamp: install  ## write the repository's address of pyproject.toml into the lessons' badges
 	$(RUN) -m minidetr.course.notebooks stamp
+
+bench: install  ## measure against transformers and torchmetrics; fills benchmarks/RESULTS.md
+	$(RUN) -m pip install -q -e ".[bench]"
+	$(RUN) -m benchmarks.run
+
+fuzz: install  ## the properties on many more made-up inputs (FUZZ=20000 each)
+	MINIDETR_FUZZ_EXAMPLES=$(or $(FUZZ),20000) $(RUN) -m pytest -s tests/safety/test_fuzz.py
+
+kill: install  ## cut a training run off 20 times; it must end as if it never was
+	$(RUN) -m benchmarks.kill_training --kills 20
+
+load: install  ## memory while evaluating 5,000 predictions and training on 20,000 scenes
+	$(RUN) -m benchmarks.load
 
 lab: install  ## open the first lesson in Jupyter
 	$(RUN) -m jupyter lab notebooks/00_panoptic_in_five_minutes.ipynb

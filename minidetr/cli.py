@@ -3,7 +3,8 @@
 One function `add_NAME` describes a command's arguments and one `run_NAME` does the work; a new command is those two and a place in
 `COMMANDS`. Everything heavy is imported inside the `run_` functions, so that `--help` answers at once.
 
-Exit codes: 0 done; 2 the user's mistake, told in one sentence on stderr; 130 interrupted; 141 the reader of the output went away.
+Exit codes: 0 done; 2 the user's mistake, or want of memory or disk, told in one sentence on stderr; 130 interrupted; 141 the reader
+of the output went away.
 Any other error is a bug and shows its traceback.
 """
 
@@ -18,7 +19,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minidetr.errors import InputError
+from minidetr.errors import InputError, WorkerDied
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -38,19 +39,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minidetr: interrupted", file=sys.stderr)
         return 130
-    except (InputError, OSError) as error:
-        if getattr(arguments, "debug", False):
+    except Exception as error:
+        sentence = one_sentence(error)
+        if sentence is None or getattr(arguments, "debug", False):
             raise
-        print(f"minidetr: {one_sentence(error)}", file=sys.stderr)
+        print(f"minidetr: {sentence}", file=sys.stderr)
         return 2
     return 0
 
 
-def one_sentence(error: Exception) -> str:
-    """What to tell the user: an InputError's message; for an error of the operating system the file and what it says of it."""
+def one_sentence(error: Exception) -> str | None:
+    """What to tell the user; None for a bug, whose traceback is to be seen.
+
+    An InputError has its message, an error of the operating system the file and what it says of it.
+    """
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's, of a GPU
+        return f"there is not enough memory ({' '.join(str(error).split())[:200]}): use smaller photos, a smaller size or batch"
+    if isinstance(error, (InputError, WorkerDied, OSError)):
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake: its message is the sentence the user reads."""
+"""Exceptions whose message is the sentence that the user reads."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it on stderr and exits with 2; from Python it is an ordinary `ValueError`.
     """
+
+
+class WorkerDied(RuntimeError):  # noqa: N818 (it says what happened)
+    """A process that helped has died, killed for want of memory perhaps; the message says which and what to try."""

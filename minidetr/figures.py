@@ -321,7 +321,8 @@ def heatmap_grid(found: Trace | None = None, count: int = 4) -> Image.Image:
     found = found or example()
     objects = chosen(found, count)
     M = found.heatmaps.shape[1]
-    figure = new_figure(8.3, 1.06 * len(objects) + 0.35)
+    figure = new_figure(8.3, 0.93 * len(objects) + 0.3)
+    figure.set_layout_engine("constrained", hspace=0, h_pad=0.02)
     rows = figure.subplots(len(objects), M + 1, squeeze=False)
     for axes_row, k in zip(rows, objects, strict=True):
         plain(axes_row[0], found.image)

@@ -1,8 +1,9 @@
-"""A panoptic segmentation, its segments and its categories, and the RGB coding of ids that COCO's PNG files use."""
+"""A panoptic segmentation, its segments and categories, the RGB coding of ids in COCO's PNG files; reading and writing files."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,9 @@ from PIL import Image
 from scipy import ndimage
 
 from minidetr.errors import InputError
+
+MAX_PIXELS = 90_000_000  # of an image: a file of a few kilobytes can claim to be larger than memory
+MAX_CATEGORY_ID = 99_999  # far above any list of classes: a class head for an id in the billions would fill the memory
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)  # a full disk is told without it
         raise
 
 
@@ -149,3 +155,32 @@ def write_json(path: str | Path, content: object) -> None:
     """Write JSON, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
+def read_json(path: str | Path, what: str = "a COCO-format JSON file") -> dict:
+    """The object in a JSON file; `what` names the file that is wanted. InputError if it is missing, not JSON or no object."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give {what}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}): write or export it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__} where an object is expected: give {what}")
+    return content
+
+
+def leads_out(name: str, folder: Path | None = None) -> bool:
+    """Whether a file name from a JSON is not one inside its folder: absolute, with `..`, or (in `folder`) a link to elsewhere."""
+    if not name.strip("./\\") or "\0" in name or os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+        return True
+    return folder is not None and not Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder))
+
+
+def path_inside(folder: Path, name: str, json_file: str | Path) -> Path:
+    """FOLDER/NAME. Raises InputError where the name, or a link, leads out of it: a JSON from elsewhere opens no other file."""
+    if leads_out(name):
+        raise InputError(f"the file_name {name!r} in {json_file} must lie inside its folder, without leading '/' and '..'")
+    if leads_out(name, folder):
+        raise InputError(f"{folder / name}, named in {json_file}, leads out of {folder}: put the file itself there")
+    return folder / name

@@ -5,6 +5,7 @@ Nothing in a file is ever run: pickles are read by torch's weights-only unpickle
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import re
@@ -135,6 +136,12 @@ def name_of_file(path: Path) -> str:
     if not names:
         raise InputError(f"{path} does not say which model it is: give preset=, one of {', '.join(PUBLISHED)}")
     return max(names, key=len)
+
+
+def cached(name: str) -> Path | None:
+    """Where the published file of `name` lies once it has been downloaded, or None."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED[name][1]
+    return path if path.is_file() else None
 
 
 def download(name: str) -> Path:
@@ -302,9 +309,9 @@ def read_transformers_config(path: Path) -> tuple[Preset, list[Category]]:
         )
         labels = config.get("id2label") or {}
         return chosen, [Category(int(i), str(n), True) for i, n in labels.items()]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # a file from elsewhere may hold anything
         raise InputError(f"{path}: {error!r} is missing or wrong: it is not the config.json of a DETR of transformers") from error
 
 
@@ -332,7 +339,10 @@ def save(model: PanopticDETR, path: str | Path, half: bool = False, notes: dict 
         shrink = half and value.is_floating_point() and "running_" not in key
         tensors[key] = value.detach().to("cpu", torch.float16 if shrink else value.dtype).contiguous()
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={"minidetr": json.dumps(about)})
+        try:
+            save_file(tensors, temporary, metadata={"minidetr": json.dumps(about)})
+        except SafetensorError as error:  # so it calls a full disk, too
+            raise OSError(errno.EIO, str(error)) from error
 
 
 def from_own(state: dict[str, Tensor], about: str, path: Path) -> PanopticDETR:
@@ -345,7 +355,7 @@ def from_own(state: dict[str, Tensor], about: str, path: Path) -> PanopticDETR:
         ]
         with torch.device("meta"):
             model = PanopticDETR(from_plain(Preset, content["preset"]), categories, content["num_classes"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: its description is damaged ({error}): save the model again with minidetr") from error
+    except Exception as error:  # a description from elsewhere may hold anything, and PyTorch's modules assert and divide
+        raise InputError(f"{path}: its description is damaged ({error!r}): save the model again with minidetr") from error
     assign(model, state, path)
     return model.eval()

@@ -6,7 +6,6 @@ other, by one rule: things lie over stuff, crowds between the two, and within ea
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -20,10 +19,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from minidetr.data.coco import measured, path_inside, read_category, read_file_name, read_panoptic_json, read_value
-from minidetr.data.images import open_image, read_image
+from minidetr.data.coco import measured, read_category, read_file_name, read_panoptic_json, read_value
+from minidetr.data.images import MAX_PIXELS, open_image, read_image
 from minidetr.errors import InputError
-from minidetr.panoptic import Category, decode_ids, encode_ids, write_json, write_png
+from minidetr.panoptic import Category, decode_ids, encode_ids, path_inside, read_json, write_json, write_png
 from minidetr.predict import PHOTO_SUFFIXES, output_folder
 
 ORDERS = ("smaller", "larger", "listed")
@@ -371,6 +370,8 @@ def rectangle_of(annotation: dict, where: str) -> list[float]:
         x, y, width, height = (float(value) for value in annotation["bbox"])
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{where} has no outline in 'segmentation' and no four numbers in 'bbox': redraw it") from None
+    if not np.isfinite([x, y, width, height]).all() or width < 0 or height < 0:
+        raise InputError(f"{where} has the 'bbox' {annotation['bbox']}, but x, y, width, height must be finite, sizes not negative")
     return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
@@ -399,12 +400,7 @@ def name_of(annotation: dict) -> str:
 def read_export(path: str | Path, stuff: Sequence[str] | None = None) -> Export:
     """Read and check a COCO detection file: its lists and the ids in them. `stuff` as `assemble` says. Raises InputError."""
     path = Path(path)
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): give the annotation export, a JSON file") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}): export it again") from None
+    content = read_json(path, "the annotation export, a COCO JSON file")
 
     categories: dict[int, Category] = {}
     for where, entry in _list(content, "categories", path):
@@ -462,8 +458,8 @@ def chosen_ids(choice: Sequence[str], categories: dict[int, Category], path: Pat
     return chosen
 
 
-def _list(content: Any, key: str, path: Path, may_be_empty: bool = False) -> list[tuple[str, Any]]:
-    entries = content.get(key) if isinstance(content, dict) else None
+def _list(content: dict, key: str, path: Path, may_be_empty: bool = False) -> list[tuple[str, Any]]:
+    entries = content.get(key)
     if not isinstance(entries, list) or not (entries or may_be_empty):
         raise InputError(f"{path} has no list '{key}', or it is empty: it must list images, annotations and categories")
     return [(f"{path}: {key}[{index}]", entry) for index, entry in enumerate(entries)]
@@ -475,6 +471,8 @@ def _size(entry: dict, where: str) -> tuple[int, int] | None:
     height, width = read_value(entry, "height", int, where), read_value(entry, "width", int, where)
     if height < 1 or width < 1:
         raise InputError(f"{where}: the fields 'height' and 'width' must be above 0, but are {height} and {width}")
+    if height * width > MAX_PIXELS:
+        raise InputError(f"{where}: 'height' and 'width' are {height} and {width}, more than {MAX_PIXELS // 10**6} million pixels")
     return height, width
 
 

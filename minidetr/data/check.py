@@ -24,8 +24,7 @@ from minidetr.data.coco import read_panoptic_json
 from minidetr.data.images import open_image, read_image
 from minidetr.data.split import looks, same_looks
 from minidetr.errors import InputError
-from minidetr.evaluate.panoptic_quality import read_json
-from minidetr.panoptic import Category, boxes_of_ids, decode_ids
+from minidetr.panoptic import MAX_PIXELS, Category, boxes_of_ids, decode_ids, leads_out, read_json
 
 LEVELS = ("breaks training", "bends a metric", "good to know")
 BREAKS, BENDS, KNOW = range(3)
@@ -78,6 +77,7 @@ KINDS: dict[str, tuple[int, str, str]] = {
     "isthing-unsaid": (KNOW, "category without 'isthing': assemble takes it for a thing unless --stuff names it", ""),
     "outside": (KNOW, "polygon reaches out of the image by more than a pixel: what is outside is cut off", ""),
     "polygon-empty": (KNOW, "polygon with an area of 0 (a dot or a line)", "dropped"),
+    "polygon-crossing": (KNOW, "polygon crosses itself: tools disagree on what it encloses", ""),
     "small-area-difference": (KNOW, "'area' differs from the pixels by at most 5 %: another convention", "counted again"),
     "box-convention": (KNOW, "'bbox' is off by at most a pixel: measured by another convention", "measured again"),
     "exif-upright": (KNOW, "photo is turned by its EXIF orientation, its annotation too: some tools ignore it", "written upright"),
@@ -264,6 +264,9 @@ class _Checker:
         name = image["file_name"]
         if self.photos is None or leads_out(name):
             return None
+        if leads_out(name, self.photos):
+            self.found("file-name", f"{name!r} is a link out of {self.photos}", name)
+            return None
         try:
             stored = open_image(self.photos / name)
             upright = read_image(stored)
@@ -292,7 +295,8 @@ class _Checker:
             self.found("queries", f"{name}: {len(segments)} segments, {self.queries} queries", name)
         if not segments:
             self.found("empty-image", name, name)
-        things = {self.categories[s["category_id"]].get("isthing") for s in segments if s["category_id"] in self.categories}
+        said = [self.categories[s["category_id"]].get("isthing") for s in segments if s["category_id"] in self.categories]
+        things = set(said) if all(value in (0, 1) for value in said) else set()
         if things == {0}:
             self.found("no-thing", name, name)
         if things == {1}:
@@ -390,9 +394,10 @@ class _Checker:
             if segment["id"] in infos:
                 self.found("segment-id-twice", f"{place}.id {segment['id']} ({name})", name)
                 continue
-            infos[segment["id"]] = segment
             if not 0 < segment["id"] < 256**3:
                 self.found("segment-id-range", f"{place}.id {segment['id']} ({name})", name)
+            if 0 <= segment["id"] < 256**3:
+                infos[segment["id"]] = segment
             if segment["category_id"] not in self.categories:
                 self.found("unknown-category", f"{place}.category_id {segment['category_id']} ({name})", name)
             elif self.categories[segment["category_id"]].get("isthing") == 0:
@@ -405,7 +410,9 @@ class _Checker:
     def check_png(self, folder: Path, annotation: dict, infos: list[dict], image: dict) -> tuple[int, int] | None:
         """Compare a PNG with the JSON's entries; its size (width, height), or None when it can't be read."""
         name, png = image["file_name"], annotation["file_name"]
-        if leads_out(png):
+        if leads_out(png, folder):
+            if not leads_out(png):  # else it was found by its name
+                self.found("file-name", f"{png!r} is a link out of {folder}", name)
             return None
         try:
             coded = open_image(folder / png)
@@ -454,6 +461,11 @@ class _Checker:
             image = self.images[image_id]
             size = image.get("width"), image.get("height")
             has_size = all(_is(side, int) and side > 0 for side in size)
+            if has_size and size[0] * size[1] > MAX_PIXELS:
+                self.found(
+                    "field", f"{image['file_name']}: 'width' and 'height' are {_size(size)}, too large to draw", image["file_name"]
+                )
+                continue
             upright = self.check_photo(image, size if has_size else None)
             if has_size or upright:
                 self.check_annotations(image["file_name"], size if has_size else upright, entries)
@@ -541,7 +553,9 @@ class _Checker:
                     continue
                 if (beyond > 1).any():
                     self.found("outside", f"{where} reaches out by {beyond.max():.0f} pixels", name)
-                if not signed_area(points):
+                if crosses_itself(points):
+                    self.found("polygon-crossing", where, name)
+                elif not signed_area(points):  # (the two halves of an 8 add up to 0)
                     self.found("polygon-empty", where, name)
                 good.append(polygon)
         return good
@@ -587,6 +601,22 @@ def box_of(outline: Outline) -> np.ndarray:
     return np.array([*corners.min(axis=0), *np.ptp(corners, axis=0)], float)
 
 
+def crosses_itself(points: np.ndarray) -> bool:
+    """Whether two edges of a polygon P x 2 properly cross (those that only touch do not count)."""
+    starts, ends = points, np.roll(points, -1, axis=0)
+
+    def side(origin: np.ndarray, tip: np.ndarray, point: np.ndarray) -> np.ndarray:  # of the line through both: -1, 0 or 1
+        (ax, ay), (bx, by) = (tip - origin).T, (point - origin).T
+        return np.sign(ax * by - ay * bx)
+
+    for k in range(len(points) - 2):  # one edge against all later ones: P passes of P, so that long outlines need no P x P memory
+        start, end, others, tips = starts[k : k + 1], ends[k : k + 1], starts[k + 2 :], ends[k + 2 :]
+        apart = side(start, end, others) * side(start, end, tips) < 0
+        if (apart & (side(others, tips, start) * side(others, tips, end) < 0)).any():
+            return True
+    return False
+
+
 def iou(one: Outline, other: Outline) -> float:
     """Intersection over union of the pixels of two outlines of an image, 0..1."""
     (top, bottom), (left, right) = (
@@ -600,11 +630,6 @@ def iou(one: Outline, other: Outline) -> float:
         parts.append(outline.mask[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start])
     both = np.count_nonzero(parts[0] & parts[1])
     return both / (one.area + other.area - both)
-
-
-def leads_out(name: str) -> bool:
-    """Whether a file name is not one inside of a folder."""
-    return not name or "\0" in name or Path(name).is_absolute() or ".." in name.replace("\\", "/").split("/")
 
 
 def _box_kind(stated: object, box: np.ndarray) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -23,7 +22,18 @@ from tqdm import tqdm
 from minidetr.data.images import normalise, open_image, read_image, to_tensor
 from minidetr.data.targets import Target, target_from_panoptic
 from minidetr.errors import InputError
-from minidetr.panoptic import Category, boxes_of_ids, decode_ids, encode_ids, write_json, write_png
+from minidetr.panoptic import (
+    MAX_CATEGORY_ID,
+    Category,
+    boxes_of_ids,
+    decode_ids,
+    encode_ids,
+    leads_out,
+    path_inside,
+    read_json,
+    write_json,
+    write_png,
+)
 
 
 class PanopticDataset(Dataset, ABC):
@@ -104,12 +114,7 @@ def read_panoptic_json(path: str | Path) -> tuple[list[Category], dict[int, str]
     "categories" (id, name, isthing). Raises InputError, naming the file and the field, for anything missing, doubled or unknown.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): give the panoptic JSON of the data set") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}): export it again") from None
+    content = read_json(path, "the panoptic JSON of the data set")
 
     categories: dict[int, Category] = {}
     for where, entry in _entries(content, "categories", path):
@@ -153,7 +158,7 @@ def write_coco_panoptic(dataset: PanopticDataset, folder: str | Path) -> None:
         raise InputError(f"{folder} exists and is not an empty folder: choose another name or remove it")
     images, annotations = [], []
     with whole_folder(folder) as part:
-        for index in tqdm(range(len(dataset)), desc=f"writing {folder.name}", unit="image"):
+        for index in tqdm(range(len(dataset)), desc=f"writing {folder.name}", unit="image", disable=None):
             image, segment_ids, segments_info = dataset.read(index)
             image_id, name = dataset.image_ids[index], f"{index:06d}.png"
             write_png(part / "images" / name, np.asarray(image))
@@ -178,6 +183,7 @@ def measured(segment_ids: np.ndarray, segments_info: list[dict]) -> list[dict]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`, renamed to it at the end and removed after an error: `folder` appears whole or not at all."""
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")  # two processes may be at it
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed and had the same number
     try:
         part.mkdir(parents=True)
         yield part
@@ -190,8 +196,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _entries(content: Any, key: str, path: Path) -> Iterator[tuple[str, Any]]:
-    entries = content.get(key) if isinstance(content, dict) else None
+def _entries(content: dict, key: str, path: Path) -> Iterator[tuple[str, Any]]:
+    entries = content.get(key)
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path} has no list '{key}', or it is empty: a COCO panoptic file has images, annotations and categories")
     return ((f"{path}: {key}[{index}]", entry) for index, entry in enumerate(entries))
@@ -209,6 +215,8 @@ def read_category(entry: Any, where: str) -> Category:
     category_id, name = read_value(entry, "id", int, where), read_value(entry, "name", str, where)
     if category_id < 0:
         raise InputError(f"{where}: the category id {category_id} is negative, but the ids count the model's outputs from 0")
+    if category_id > MAX_CATEGORY_ID:
+        raise InputError(f"{where}: the category id {category_id} is above {MAX_CATEGORY_ID}, but the model has an output for each")
     is_thing, color = entry.get("isthing"), entry.get("color")
     if is_thing not in (0, 1):
         raise InputError(f"{where}: the field 'isthing' must be 1 (things are counted) or 0 (stuff is not), but is {is_thing!r}")
@@ -220,7 +228,7 @@ def read_category(entry: Any, where: str) -> Category:
 
 def read_file_name(entry: Any, where: str) -> str:
     name = read_value(entry, "file_name", str, where)
-    if not name or "\0" in name or os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+    if leads_out(name):
         raise InputError(f"{where}: the file name {name!r} must lie inside its folder, without a leading '/' and without '..'")
     return name
 
@@ -239,13 +247,6 @@ def _check_segments(segments: list, categories: dict[int, Category], where: str)
         if segment.get("iscrowd", 0) not in (0, 1):
             raise InputError(f"{place}: the field 'iscrowd' must be 0 or 1, but is {segment['iscrowd']!r}")
         seen.add(segment_id)
-
-
-def path_inside(folder: Path, name: str, json_file: Path) -> Path:
-    path = folder / name
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):  # a link may lead out, whatever the name says
-        raise InputError(f"{path}, named in {json_file}, leads out of {folder}: put the file itself there")
-    return path
 
 
 def _some(values: set | list) -> str:

@@ -19,18 +19,17 @@ from minidetr.data.check import (
     Report,
     box_of,
     check,
+    crosses_itself,
     exif_case,
     is_coded,
     is_panoptic,
-    leads_out,
     read_ids_of,
 )
 from minidetr.data.coco import whole_folder
 from minidetr.data.images import open_image, read_image
 from minidetr.data.split import link_or_copy
 from minidetr.errors import InputError
-from minidetr.evaluate.panoptic_quality import read_json
-from minidetr.panoptic import Category, boxes_of_ids, encode_ids, write_json, write_png
+from minidetr.panoptic import Category, boxes_of_ids, encode_ids, leads_out, read_json, write_json, write_png
 
 
 @dataclass
@@ -89,7 +88,7 @@ def _fix_folder(folder: Path, out: Path, done: Counter[str]) -> None:
             segments = annotation["segments_info"]
             listed = {segment["id"] for segment in segments}
             photo = image["file_name"]
-            if leads_out(photo) or leads_out(png):
+            if leads_out(photo, folder / "images") or leads_out(png, folder / "panoptic"):
                 continue
         except (KeyError, TypeError):
             continue  # a field is missing: left as it is, for a person
@@ -108,7 +107,8 @@ def _fix_folder(folder: Path, out: Path, done: Counter[str]) -> None:
     for name, entries in (("images", images.values()), ("panoptic", content["annotations"])):
         for entry in entries:  # what was passed over above, for a person to look at
             file_name = entry.get("file_name") if isinstance(entry, dict) else None
-            if isinstance(file_name, str) and not leads_out(file_name) and (folder / name / file_name).is_file():
+            inside = isinstance(file_name, str) and not leads_out(file_name, folder / name)
+            if inside and (folder / name / file_name).is_file():
                 link_or_copy(folder / name / file_name, out / name / file_name)
     write_json(out / "panoptic.json", content)
     if (folder / "detection.json").is_file():
@@ -209,7 +209,7 @@ def _fix_annotation(annotation: dict, size: tuple[int, int], done: Counter[str])
         numeric = all(isinstance(p, list) and all(type(value) in (int, float) for value in p) for p in segmentation)
         if not numeric or any(len(p) % 2 for p in segmentation):
             return  # only a person can say what is missing
-        drawn = [p for p in segmentation if len(p) >= 6 and signed_area(np.reshape(p, (-1, 2)))]
+        drawn = [p for p in segmentation if len(p) >= 6 and covers_something(np.reshape(p, (-1, 2)))]
         if drawn:  # else nothing would be left of the annotation, which is for a person to decide
             done["polygons of fewer than 3 points, or without an area, dropped"] += len(segmentation) - len(drawn)
             annotation["segmentation"] = drawn
@@ -229,6 +229,11 @@ def _fix_annotation(annotation: dict, size: tuple[int, int], done: Counter[str])
         if not isinstance(old, list) or len(old) != 4 or not np.allclose(np.array(old, float), box, atol=0.02, rtol=0):
             annotation["bbox"] = box.round(2).tolist()
             done["boxes measured again"] += 1
+
+
+def covers_something(points: np.ndarray) -> bool:
+    """Whether a polygon P x 2 has an inside; the two halves of an 8 have one though their areas add up to 0."""
+    return bool(signed_area(points)) or crosses_itself(points)
 
 
 # --- both -------------------------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from minidetr.errors import InputError
+from minidetr.panoptic import MAX_PIXELS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB in 0..1: what the backbone was trained with
-MAX_PIXELS = 90_000_000  # a file of a few kilobytes can claim to be larger than memory
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # no format whose reading runs a program (EPS)
 
 

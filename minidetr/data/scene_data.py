@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -37,8 +38,10 @@ class SceneData(PanopticDataset):
         cache: str | Path | None = None,
         workers: int | None = None,
     ) -> None:
-        if count < 1 or size < 32 or seed < 0:
-            raise InputError(f"scenes need count >= 1, size >= 32 and seed >= 0, but count, size, seed are {count}, {size}, {seed}")
+        if count < 1 or not 32 <= size <= 4096 or seed < 0:
+            raise InputError(
+                f"scenes need count >= 1, size in 32..4096 and seed >= 0, but count, size, seed are {count}, {size}, {seed}"
+            )
         self.seed, self.size, self.transform = seed, size, transform
         self.categories = list(scenes.CATEGORIES)
         self.image_ids = list(range(count))
@@ -79,11 +82,17 @@ def _cached(cache: Path, index: int) -> tuple[np.ndarray, ...]:
 
 def _build_cache(cache: Path, count: int, seed: int, size: int, workers: int) -> None:
     seeds, task = range(seed, seed + count), partial(render, size)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    needed, free = count * (4 * size * size + 256), shutil.disk_usage(cache.parent).free
+    if needed > free:  # said now, because a disk that fills up under a memory map kills the process without a word
+        raise InputError(
+            f"{cache} needs {needed / 1e9:.1f} GB but its disk has {free / 1e9:.1f}: give another --cache or fewer scenes"
+        )
     with whole_folder(cache) as part, ProcessPoolExecutor(workers) as pool:
         shapes = {"images": (count, size, size, 3), "ids": (count, size, size), "categories": (count, 256)}
         arrays = [np.lib.format.open_memmap(part / f"{name}.npy", "w+", np.uint8, shape) for name, shape in shapes.items()]
         rendered = pool.map(task, seeds, chunksize=8) if workers > 1 else map(task, seeds)
-        for index, values in enumerate(tqdm(rendered, desc="rendering scenes", total=count, unit="scene")):
+        for index, values in enumerate(tqdm(rendered, desc="rendering scenes", total=count, unit="scene", disable=None)):
             for array, value in zip(arrays, values, strict=True):
                 array[index] = value
         for array in arrays:

@@ -6,7 +6,6 @@ class is spread as the images are (`deal`), and each part becomes a data set of 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from minidetr.data.coco import read_panoptic_json, whole_folder
 from minidetr.data.images import read_image
 from minidetr.errors import InputError
-from minidetr.panoptic import write_json
+from minidetr.panoptic import path_inside, read_json, write_json
 
 # Measured on photos and on rendered scenes: a photo saved again, halved, brightened, or cut by 3 % at one side differs from itself
 # in up to 0.17 of the bits, and two different photos in at least 0.33. Cut by 5 % on every side (0.34) it passes as another one.
@@ -69,6 +68,8 @@ def split(folder: str | Path, out: str | Path, share: float = 0.8, folds: int | 
     folder, out = Path(folder), Path(out).resolve()
     if not 0 < share < 1:
         raise InputError(f"share is {share}, but it must lie between 0 and 1: 0.8 trains on four images of five")
+    if seed < 0:
+        raise InputError(f"seed is {seed}, but it must be 0 or more")
     if folds is not None and folds < 2:
         raise InputError(f"folds is {folds}, but it takes at least 2 to have one for validation and one to train on")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -76,7 +77,7 @@ def split(folder: str | Path, out: str | Path, share: float = 0.8, folds: int | 
     categories, images, annotations = read_panoptic_json(folder / "panoptic.json")
     shares = [share, 1 - share] if folds is None else [1 / folds] * folds
 
-    groups = groups_of_photos([folder / "images" / name for name in images.values()])
+    groups = groups_of_photos([path_inside(folder / "images", name, folder / "panoptic.json") for name in images.values()])
     if groups.max() + 1 < len(shares):
         raise InputError(
             f"{folder / 'panoptic.json'} lists {len(images)} images that form {groups.max() + 1} groups of photos that differ, "
@@ -214,14 +215,18 @@ def _write_part(folder: Path, out: Path, image_ids: set[int]) -> bool:
     for json_name in ("panoptic.json", "detection.json"):
         if json_name == "detection.json" and not (folder / json_name).is_file():
             continue
-        content = json.loads((folder / json_name).read_bytes())
-        content["images"] = [image for image in content["images"] if image["id"] in image_ids]
-        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in image_ids]
+        content = read_json(folder / json_name)
+        for key, id_name in (("images", "id"), ("annotations", "image_id")):
+            entries = content.get(key)
+            if not isinstance(entries, list) or not all(isinstance(e, dict) and type(e.get(id_name)) is int for e in entries):
+                raise InputError(f"{folder / json_name}: '{key}' must be a list whose entries have an {id_name!r}: write it again")
+            content[key] = [entry for entry in entries if entry[id_name] in image_ids]
         write_json(out / json_name, content)
         if json_name == "panoptic.json":
             for subfolder, entries in (("images", content["images"]), ("panoptic", content["annotations"])):
                 for entry in entries:
-                    linked &= link_or_copy(folder / subfolder / entry["file_name"], out / subfolder / entry["file_name"])
+                    source = path_inside(folder / subfolder, entry["file_name"], folder / json_name)
+                    linked &= link_or_copy(source, out / subfolder / entry["file_name"])
     return linked
 
 

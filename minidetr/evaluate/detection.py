@@ -10,7 +10,8 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from minidetr.errors import InputError
-from minidetr.evaluate.panoptic_quality import PanopticFile, pair_images, read_categories, read_json, require
+from minidetr.evaluate.panoptic_quality import PanopticFile, pair_images, read_categories, require
+from minidetr.panoptic import read_json
 
 
 def box_average_precision(gt: dict | str | Path, predictions: Sequence[dict]) -> dict[str, float]:
@@ -90,6 +91,10 @@ def _truth_boxes(content: dict, category_ids: set, name: str) -> tuple[list[dict
         for entry in require(annotation, "segments_info", list, where) if panoptic else [annotation]:
             x, y, width, height = _box(entry, where)
             category_id = require(entry, "category_id", Integral, where)
+            if entry.get("iscrowd", 0) not in (0, 1):
+                raise InputError(f"{where} has the 'iscrowd' {entry['iscrowd']!r}, but it must be 0 or 1")
+            if not isinstance(entry.get("area", 0), Real):
+                raise InputError(f"{where} has the 'area' {entry['area']!r}, but it must be a number")
             if category_id not in category_ids:
                 raise InputError(f"{where} has the category_id {category_id}, which is not among its 'categories'; add it there")
             boxes.append(
@@ -141,4 +146,6 @@ def _box(entry: dict, where: str) -> tuple[float, float, float, float]:
         raise InputError(f"{where} has no field 'bbox' of four numbers (x, y, width, height in pixels); add it") from error
     if not all(map(isfinite, (x, y, width, height))):
         raise InputError(f"{where} has a 'bbox' with a number that is not finite; correct it")
+    if width < 0 or height < 0:
+        raise InputError(f"{where} has a 'bbox' of negative width or height; write x, y, width, height, not two corners")
     return x, y, width, height

@@ -22,8 +22,8 @@ Where this departs from panopticapi:
 
 from __future__ import annotations
 
-import json
 import multiprocessing
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -37,8 +37,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from minidetr.errors import InputError
-from minidetr.panoptic import Category
+from minidetr.errors import InputError, WorkerDied
+from minidetr.panoptic import MAX_CATEGORY_ID, MAX_PIXELS, Category, path_inside, read_json
 
 CHUNK = 16  # images a worker takes at a time; the same for every `jobs`, so that sums are added in the same order
 
@@ -232,7 +232,7 @@ def panoptic_quality(
 
     `jobs` processes share the work (from a script, call it under `if __name__ == "__main__":`), the result is the same to the
     last bit. `progress` counts the images on stderr. Raises InputError for input that is missing or contradicts itself, and
-    RuntimeError if a worker process dies.
+    WorkerDied if a process dies.
     """
     if jobs < 1:
         raise InputError(f"jobs is {jobs}, but it takes at least 1 process to count")
@@ -249,23 +249,15 @@ def panoptic_quality(
     return _count(tasks, jobs, progress).result(categories)
 
 
-def read_json(path: str | Path) -> dict:
-    """The object in a JSON file; InputError if the file is missing, not JSON, or holds something else."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror}); give the path of a COCO-format JSON file") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); write it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__} where a COCO-format file holds an object with 'annotations'")
-    return content
-
-
 def read_ids(path: str | Path) -> np.ndarray:
     """The ids in a panoptic PNG: H x W uint32, id = R + 256 G + 65536 B. InputError if it is missing, damaged or not RGB."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # told below, in a sentence
+            opened = Image.open(path, formats=("PNG",))
+        with opened as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(f"{path} has more than {MAX_PIXELS // 10**6} million pixels: make it smaller first")
             if image.mode in ("RGBA", "P"):
                 image = image.convert("RGB")
             if image.mode != "RGB":
@@ -276,7 +268,7 @@ def read_ids(path: str | Path) -> np.ndarray:
         raise InputError(f"{path} is missing, but a 'file_name' in its JSON names it; put it there or correct the name") from error
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # on broken files Pillow's decoder raises anything, SyntaxError and struct.error among them
         raise InputError(f"{path} can't be read as a PNG ({error}); write it again") from error
     return pixels & 0xFFFFFF
 
@@ -333,7 +325,7 @@ def _count(tasks: list[list], jobs: int, progress: bool) -> QualityCounts:
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             return _add_up(pool.map(_count_chunk, chunks), len(tasks), progress)
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise WorkerDied(
             f"one of the {jobs} processes that count panoptic quality died, perhaps for want of memory or because the calling "
             "script has no `if __name__ == '__main__':`; try jobs=1"
         ) from error
@@ -364,6 +356,8 @@ def read_categories(content: dict, path: str | Path) -> list[Category]:
     categories = []
     for entry in require(content, "categories", list, path):
         category_id = require(entry, "id", Integral, f"a category of {path}")
+        if not 0 <= category_id <= MAX_CATEGORY_ID:
+            raise InputError(f"{path} has a category with the id {category_id}; give it one in 0..{MAX_CATEGORY_ID}")
         is_thing = require(entry, "isthing", Integral, f"category {category_id} of {path}")
         categories.append(Category(category_id, str(entry.get("name", category_id)), is_thing == 1))
     if len({category.id for category in categories}) < len(categories):
@@ -399,13 +393,8 @@ class PanopticFile:
 
     def png(self, annotation: dict) -> Path:
         """The PNG an annotation names, which must lie in the folder: a JSON from elsewhere opens no other file."""
-        name = Path(annotation["file_name"])
-        if name.is_absolute() or ".." in name.parts or not name.name:
-            raise InputError(
-                f"the annotation of image {annotation['image_id']} in {self.path} has the file_name '{name}', which is not "
-                f"in {self.folder}; name the PNG by its path inside that folder"
-            )
-        return Path(self.folder) / name
+        where = f"the annotation of image {annotation['image_id']} in {self.path}"
+        return path_inside(Path(self.folder), annotation["file_name"], where)
 
     def by_stem(self) -> dict[str, dict]:
         """The annotations by the name of their image's file without folder and extension; without `images`, by the PNG's."""

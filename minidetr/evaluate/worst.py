@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isnan
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from tqdm import tqdm
 from minidetr.data.coco import whole_folder
 from minidetr.data.images import read_image
 from minidetr.errors import InputError
-from minidetr.evaluate.panoptic_quality import PanopticFile, QualityCounts, pair_images, read_categories, read_ids, read_json
-from minidetr.panoptic import Category, Panoptic, write_png
+from minidetr.evaluate.panoptic_quality import PanopticFile, QualityCounts, pair_images, read_categories, read_ids, require
+from minidetr.panoptic import Category, Panoptic, path_inside, read_json, write_png
 from minidetr.plot import Color, color_of, grid, labelled_overlay
 
 PAGE = """<!doctype html>
@@ -78,16 +79,17 @@ def worst_images(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
     content = read_json(gt_json)
-    colors = [_color(entry) for entry in content.get("categories", [])]
-    categories = [replace(c, color=color) for c, color in zip(read_categories(content, gt_json), colors, strict=True)]
+    plain = read_categories(content, gt_json)
+    categories = [replace(c, color=_color(entry)) for c, entry in zip(plain, content["categories"], strict=True)]
     known = {category.id for category in categories}
     truth = PanopticFile(content, gt_json, gt_dir, known)
     prediction = PanopticFile(read_json(pred_json), pred_json, pred_dir, known)
-    file_names = {image["id"]: image["file_name"] for image in content.get("images", [])}
+    listed = require(content, "images", list, gt_json)
+    file_names = {require(image, "id", (Integral, str), f"an image of {gt_json}"): image.get("file_name") for image in listed}
 
     ranked: list[tuple] = []  # (PQ, number, photo, annotation of the truth, of the prediction, mistakes)
     for gt, pred in tqdm(pair_images(truth, prediction), desc="looking for mistakes", unit="image", disable=None):
-        photo = photos_dir / _photo_name(file_names, gt, gt_json)
+        photo = path_inside(photos_dir, _photo_name(file_names, gt, gt_json), gt_json)
         if not photo.is_file():
             raise InputError(f"{photo} is missing, but {gt_json} names it in 'images': give the folder of the photos")
         gt_ids, pred_ids = _read_both(truth, gt, prediction, pred)
@@ -157,14 +159,17 @@ def _read_both(truth: PanopticFile, gt: dict, prediction: PanopticFile, pred: di
 
 def _photo_name(file_names: dict, annotation: dict, gt_json: str | Path) -> str:
     name = file_names.get(annotation["image_id"])
-    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InputError(f"{gt_json} names no photo of image {annotation['image_id']} in 'images', or one outside of the folder")
+    if not isinstance(name, str):
+        raise InputError(
+            f"{gt_json} names no photo of image {annotation['image_id']} in 'images': add its entry with a 'file_name'"
+        )
     return name
 
 
 def _color(entry: dict) -> Color | None:
     color = entry.get("color")
-    return tuple(color) if isinstance(color, list) and len(color) == 3 else None
+    is_color = isinstance(color, list) and len(color) == 3 and all(type(value) is int and 0 <= value < 256 for value in color)
+    return tuple(color) if is_color else None
 
 
 def _embedded(picture: np.ndarray, text: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 
 from minidetr.errors import InputError
+from minidetr.narrow_resnet import narrow_resnet
 
 
 @dataclass
@@ -48,33 +50,36 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Features:
         """images B 3 H W -> Features."""
         net: Any = self.resnet
-        x = net.relu(net.bn1(net.conv1(images)))  # B 64 H/2 W/2
+        x = images.contiguous(memory_format=torch.channels_last)  # the faster layout for convolutions; every result has it, too
+        x = convolve(net.conv1, net.bn1, x).relu_()  # B 64 H/2 W/2
         x = net.maxpool(x)  # B 64 H/4 W/4
-        res2 = net.layer1(x)  # B 256 H/4 W/4
-        res3 = net.layer2(res2)  # B 512 H/8 W/8
-        res4 = net.layer3(res3)  # B 1024 H/16 W/16
-        res5 = net.layer4(res4)  # B 2048 h w, where h w = H/32 W/32 (H/16 W/16 with dilation)
+        res2 = stage(net.layer1, x)  # B 256 H/4 W/4
+        res3 = stage(net.layer2, res2)  # B 512 H/8 W/8
+        res4 = stage(net.layer3, res3)  # B 1024 H/16 W/16
+        res5 = stage(net.layer4, res4)  # B 2048 h w, where h w = H/32 W/32 (H/16 W/16 with dilation)
         return Features(res2, res3, res4, res5, self.projection(res5))  # projected: B d h w
 
 
-def narrow_resnet(norm_layer: Any, dilation: bool) -> nn.Module:
-    """A ten-layer ResNet of widths 32, 64, 128, 256 in torchvision's own blocks and names (torchvision's widths are fixed)."""
-    net = nn.Module()
-    net.conv1 = nn.Conv2d(3, 32, kernel_size=7, stride=2, padding=3, bias=False)
-    net.bn1 = norm_layer(32)
-    net.relu = nn.ReLU(inplace=True)
-    net.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-    before = 32
-    for stage, (after, stride) in enumerate(((32, 1), (64, 2), (128, 2), (256, 1 if dilation else 2)), start=1):
-        skip = None
-        if before != after:
-            skip = nn.Sequential(nn.Conv2d(before, after, kernel_size=1, stride=stride, bias=False), norm_layer(after))
-        block = BasicBlock(before, after, stride, skip, norm_layer=norm_layer)
-        if stage == 4 and dilation:  # no stride, so the field of view grows by dilation instead
-            block.conv2.dilation, block.conv2.padding = (2, 2), (2, 2)
-        net.add_module(f"layer{stage}", nn.Sequential(block))
-        before = after
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return net
+def stage(blocks: Any, x: Tensor) -> Tensor:
+    """The residual blocks of one stage, torchvision's: x B c H W -> B c' H' W'. Every block adds what it found to its input."""
+    for block in blocks:
+        y = convolve(block.conv1, block.bn1, x).relu_()
+        y = convolve(block.conv2, block.bn2, y)
+        if hasattr(block, "conv3"):  # from ResNet-50 on: 1x1 to fewer channels, 3x3, 1x1 to more
+            y = convolve(block.conv3, block.bn3, y.relu_())
+        y += x if block.downsample is None else convolve(block.downsample[0], block.downsample[1], x)
+        x = y.relu_()
+    return x
+
+
+def convolve(convolution: Any, norm: nn.Module, x: Tensor) -> Tensor:
+    """A convolution without bias and its norm: x B c H W -> B c' H' W'.
+
+    A frozen norm scales and shifts each channel by constants, so it is folded into the convolution's weight and bias: every
+    activation is written once instead of three times (a fifth of the backbone's time).
+    """
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return norm(convolution(x))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # c'
+    weight, shift = convolution.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    return F.conv2d(x, weight, shift, convolution.stride, convolution.padding, convolution.dilation)

@@ -31,21 +31,24 @@ class MaskHead(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 nn.init.zeros_(module.bias)
-        # Heatmaps sum to 1 over heads and pixels, so each value is a thousandth or so: lifted to the features' scale, what tells
-        # objects apart is heard from the first iteration on. A start value only, published weights replace it.
+        # Start values only, published weights replace them. Heatmaps sum to 1 over heads and pixels, so each value is a thousandth
+        # or so: lifted above the features, what tells objects apart is heard from the first iteration on. And most pixels are not
+        # the object's: a mask that begins at probability 0.12 has not half of the image to unlearn first (RetinaNet, section 4.1).
         with torch.no_grad():
-            next(self.convolutions.parameters())[:, width:] *= 100
+            next(self.convolutions.parameters())[:, width:] *= 400
+            nn.init.constant_(self.output.bias, -2.0)
 
     def forward(self, heatmaps: Tensor, features: Features, image_index: Tensor) -> Tensor:
         """heatmaps K M h w, features of B images, image_index K (0..B-1) -> mask logits K H/4 W/4."""
+        heatmaps = heatmaps.contiguous(memory_format=torch.channels_last)  # as the features are; every result has it, too
         x = self.first_convolution(heatmaps, features.projected, image_index)  # K 264 h w
-        x = self.norms[0](x).relu()
-        x = self.norms[1](self.convolutions[1](x)).relu()  # K 128 h w
+        x = self.norms[0](x).relu_()
+        x = self.norms[1](self.convolutions[1](x)).relu_()  # K 128 h w
         finer = (features.res4, features.res3, features.res2)
         for stage, lateral, convolution, norm in zip(finer, self.laterals, self.convolutions[2:], self.norms[2:], strict=True):
             side = lateral(stage)  # B c H/16 W/16, then H/8 W/8, then H/4 W/4
-            x = F.interpolate(x, size=side.shape[-2:], mode="nearest") + per_object(side, image_index)
-            x = norm(convolution(x)).relu()  # K 64 H/16 W/16, then K 32 H/8 W/8, then K 16 H/4 W/4
+            x = F.interpolate(x, size=side.shape[-2:], mode="nearest").add_(per_object(side, image_index))
+            x = norm(convolution(x)).relu_()  # K 64 H/16 W/16, then K 32 H/8 W/8, then K 16 H/4 W/4
         return self.output(x).squeeze(1)  # K H/4 W/4
 
     def first_convolution(self, heatmaps: Tensor, projected: Tensor, image_index: Tensor) -> Tensor:
@@ -53,4 +56,4 @@ class MaskHead(nn.Module):
         d = projected.shape[1]
         weight, bias = self.convolutions[0].parameters()
         of_image = F.conv2d(projected, weight[:, :d], bias, padding=1)  # B 264 h w
-        return F.conv2d(heatmaps, weight[:, d:], padding=1) + per_object(of_image, image_index)
+        return F.conv2d(heatmaps, weight[:, d:], padding=1).add_(per_object(of_image, image_index))

@@ -41,30 +41,32 @@ def merge(
     before anything is resized (issues 263, 474); duplicates of a stuff class become one segment and their pixels stay theirs;
     ids start at 1, since 0 is void.
     """
-    height, width = original_size
-    void = Panoptic(np.zeros((height, width), np.int32))
+    void = Panoptic(np.zeros(original_size, np.int32))
     if not len(labels):
         return void
-    full = F.interpolate(mask_logits[None].float(), size=padded_size, mode="bilinear", align_corners=False)[0]
-    full = full[:, : size[0], : size[1]]  # K H W of the image alone
-    rows = nearest_index(size[0], height, full.device)
-    columns = nearest_index(size[1], width, full.device)
-    groups = group_of(labels.tolist(), categories).to(full.device)  # K, the same number for duplicates of a stuff class
-    alive = groups  # of each mask in `full`, its group
-    while len(alive):
-        owner = alive[full.argmax(0)]  # H W, the group of each pixel's best mask
-        owner = owner[rows][:, columns]  # height width, as the photo
+    groups = group_of(labels.tolist(), categories).to(labels.device)  # K, the same number for duplicates of a stuff class
+    alive = list(range(len(labels)))
+    while alive:
+        best = best_masks(mask_logits, alive, padded_size, size)  # H W of the image alone
+        best = F.interpolate(best[None, None], original_size, mode="nearest-exact")[0, 0]  # height width, as the photo
+        owner = groups[best.int()]  # height width, the group of each pixel's best mask
         areas = torch.bincount(owner.flatten(), minlength=len(labels))
-        large = areas[alive] > SMALLEST_AREA
-        if large.all():
-            return panoptic_of(owner, groups, scores, labels, categories)
-        alive, full = alive[large], full[large]  # the pixels of what was dropped go to the next best mask
+        large = (areas[groups] > SMALLEST_AREA).tolist()
+        if all(large[k] for k in alive):
+            return panoptic_of(owner, areas, groups, scores, labels, categories)
+        alive = [k for k in alive if large[k]]  # the pixels of what was dropped go to the next best mask
     return void
 
 
-def nearest_index(size: int, original: int, device: torch.device) -> Tensor:
-    """For each of `original` pixels the nearest of `size` pixels, by their centres."""
-    return ((torch.arange(original, device=device) + 0.5) * (size / original)).long().clamp(max=size - 1)
+def best_masks(mask_logits: Tensor, alive: list[int], padded_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """mask_logits K h w -> H W float: each pixel's best of the masks `alive`; upsampled one at a time, so memory does not grow."""
+    highest, best = torch.tensor(-torch.inf), torch.empty(0)
+    for k in alive:
+        full = F.interpolate(mask_logits[k][None, None].float(), padded_size, mode="bilinear", align_corners=False)[0, 0]
+        full = full[: size[0], : size[1]]  # without the padding
+        best = best.masked_fill_(full > highest, k) if len(best) else torch.full_like(full, k)
+        highest = torch.maximum(highest.to(full.device), full)
+    return best
 
 
 def group_of(labels: list[int], categories: Mapping[int, Category]) -> Tensor:
@@ -73,15 +75,18 @@ def group_of(labels: list[int], categories: Mapping[int, Category]) -> Tensor:
     return torch.tensor([k if categories[c].is_thing else first.setdefault(c, k) for k, c in enumerate(labels)], dtype=torch.long)
 
 
-def panoptic_of(owner: Tensor, groups: Tensor, scores: Tensor, labels: Tensor, categories: Mapping[int, Category]) -> Panoptic:
-    """owner H W (index of a mask per pixel) -> segments with ids 1, 2, ... in the order of the queries."""
-    present = torch.unique(owner)  # sorted
-    segment_ids = (torch.searchsorted(present, owner) + 1).int().cpu().numpy()
-    areas, boxes = boxes_of_ids(segment_ids, torch.arange(1, len(present) + 1).numpy())
+def panoptic_of(
+    owner: Tensor, areas: Tensor, groups: Tensor, scores: Tensor, labels: Tensor, categories: Mapping[int, Category]
+) -> Panoptic:
+    """owner H W (index of a mask per pixel), areas K (its pixels) -> segments with ids 1, 2, ... in the order of the queries."""
+    id_of_mask = (areas > 0).cumsum(0)  # K, counts the masks that own a pixel
+    segment_ids = id_of_mask.int()[owner].cpu().numpy()
+    present = torch.nonzero(areas).squeeze(1).tolist()
+    counted, boxes = boxes_of_ids(segment_ids, np.arange(1, len(present) + 1))
     segments = []
-    for index, k in enumerate(present.tolist()):
+    for index, k in enumerate(present):
         label = int(labels[k])
         score = float(scores[groups == k].max())  # of all masks of a stuff class
         x, y, w, h = boxes[index].tolist()
-        segments.append(Segment(index + 1, label, score, categories[label].is_thing, int(areas[index]), (x, y, w, h)))
+        segments.append(Segment(index + 1, label, score, categories[label].is_thing, int(counted[index]), (x, y, w, h)))
     return Panoptic(segment_ids, segments)

@@ -12,21 +12,42 @@ import numpy as np
 import torch
 
 from minidetr.errors import InputError
+from minidetr.panoptic import whole_file
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
 def write_checkpoint(run: Path, content: dict[str, Any]) -> None:
-    """Write beside, read back, then rename; the checkpoint before it is kept. `content` is tensors and plain containers."""
-    temporary = run / (NAME + ".part")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    read_whole(temporary)  # raises if it isn't
-    if (run / NAME).exists():
-        (run / NAME).replace(run / PREVIOUS)
-    temporary.replace(run / NAME)
+    """Write beside, read back, then rename; the checkpoint before it is kept. `content` is tensors and plain containers.
+
+    Raises OSError when the disk is full: the checkpoints that were there are then as they were.
+    """
+    with whole_file(run / NAME) as temporary:
+        try:
+            with temporary.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except RuntimeError as error:  # what torch makes of an OSError while it writes
+            raise disk_error(error) from error
+        read_whole(temporary)  # raises if it isn't
+        if is_whole(run / NAME):  # a damaged one must not take the place of the good one before it
+            (run / NAME).replace(run / PREVIOUS)
+
+
+def disk_error(error: BaseException) -> BaseException:
+    """The OSError (disk full, say) behind an error of torch, or else the error itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return OSError(cause.errno, cause.strerror)
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a folder holds a run that can be gone on with: killed between two renames it has only the previous checkpoint."""
+    return (run / NAME).exists() or (run / PREVIOUS).exists()
 
 
 def read_checkpoint(run: Path) -> tuple[dict[str, Any], str | None]:
@@ -47,11 +68,18 @@ def read_checkpoint(run: Path) -> tuple[dict[str, Any], str | None]:
 
 def read_whole(path: Path) -> dict[str, Any]:
     """What `torch.save` wrote to a file, its checksums compared first: torch reads changed numbers without a word."""
-    with zipfile.ZipFile(path) as file:
-        damaged = file.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"{path}: {damaged} has another checksum than it was written with")
+    if not is_whole(path):
+        raise zipfile.BadZipFile(f"{path} is cut off, or has another checksum than it was written with")
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file that `torch.save` wrote is there and every checksum in it is right."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # on damaged files zipfile raises anything
+        return False
 
 
 def random_state() -> dict[str, Any]:

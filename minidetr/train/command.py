@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--epochs", type=float, help="of the box step or of joint training")
     run.add_argument("--mask-epochs", type=float, help="of the mask step (default: 25)")
+    run.add_argument("--quiet", action="store_true", default=None, help="no progress bar")
     run.add_argument("--minutes", type=float, help="end by the clock instead; the schedule follows the time")
 
     start = parser.add_argument_group("where it starts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from minidetr.data.coco import CocoPanoptic, PanopticDataset
 from minidetr.data.scene_data import HELD_OUT_SEED, VALIDATION_SEED, SceneData
 from minidetr.data.targets import Target
 from minidetr.data.transforms import evaluation_transform, scene_transform, training_transform
-from minidetr.errors import InputError
+from minidetr.errors import InputError, WorkerDied
 from minidetr.train.options import TrainOptions
 
 
@@ -97,11 +98,20 @@ class Seeded(Dataset):
     def __init__(self, data: PanopticDataset):
         self.data = data
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Target]:
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Target] | InputError:
+        """Image and target; a mistake in the data is returned, because torch would write a traceback into its sentence."""
         index, seed = item
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.data[index]
+            try:
+                return self.data[index]
+            except InputError as error:
+                return error
+
+
+def collate_or_mistake(items: list) -> tuple[Batch, list[Target]] | InputError:
+    """`collate`, or the first mistake among the items."""
+    return next((item for item in items if isinstance(item, InputError)), None) or collate(items)
 
 
 def collate(items: list[tuple[Tensor, Target]]) -> tuple[Batch, list[Target]]:
@@ -111,17 +121,30 @@ def collate(items: list[tuple[Tensor, Target]]) -> tuple[Batch, list[Target]]:
 
 
 def loader(data: PanopticDataset, batches: list, workers: int) -> Iterator[tuple[Batch, list[Target]]]:
-    """The batches in order, read by `workers` processes (0: by this one). A worker that dies raises an error."""
-    return iter(
-        DataLoader(
-            Seeded(data),
-            batch_sampler=batches,
-            collate_fn=collate,
-            num_workers=workers,
-            worker_init_fn=one_thread if workers else None,
-            generator=torch.Generator(),  # its own: the global one must not depend on how often a run was cut off
-        )
+    """The batches in order, read by `workers` processes (0: by this one).
+
+    Raises InputError for data that can't be read, WorkerDied when a process dies.
+    """
+    read = DataLoader(
+        Seeded(data),
+        batch_sampler=batches,
+        collate_fn=collate_or_mistake,
+        num_workers=workers,
+        worker_init_fn=one_thread if workers else None,
+        generator=torch.Generator(),  # its own: the global one must not depend on how often a run was cut off
     )
+    try:
+        for batch in read:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if not re.search(r"DataLoader worker.*(exited unexpectedly|killed by)", str(error)):
+            raise
+        raise WorkerDied(
+            f"one of the {workers} processes that load data died ({str(error).splitlines()[0]}), perhaps for want of memory: "
+            "try fewer --workers, or --workers 0"
+        ) from error
 
 
 def one_thread(worker: int) -> None:

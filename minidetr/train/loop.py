@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +29,15 @@ from minidetr.evaluate.model import Evaluation, evaluate_model
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import write_json
 from minidetr.presets import Preset, from_plain
-from minidetr.train.checkpoint import NAME, PREVIOUS, random_state, read_checkpoint, set_random_state, write_checkpoint
+from minidetr.train.checkpoint import (
+    NAME,
+    PREVIOUS,
+    has_checkpoint,
+    random_state,
+    read_checkpoint,
+    set_random_state,
+    write_checkpoint,
+)
 from minidetr.train.feed import EpochBatches, loader, open_data
 from minidetr.train.objective import Objective, start_step
 from minidetr.train.options import MASK_DROP, TrainOptions
@@ -59,13 +67,15 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
     the loss is no longer finite.
     """
     saved, warning = read_checkpoint(Path(resume)) if resume is not None else (None, None)
+    if saved is not None and not {"options", "place", "preset", "objective", "optimizer", "random"} <= saved.keys():
+        raise InputError(f"{resume}: {NAME} is not the checkpoint of a training run: give its weights with --from instead")
     settings = (
         TrainOptions(**options).filled() if saved is None else restored_options(saved["options"], options | {"output": str(resume)})
     )
     accelerator = start_devices(settings)
     run, say = settings.run, accelerator.print
     if accelerator.is_main_process:
-        if saved is None and (run / NAME).exists():
+        if saved is None and has_checkpoint(run):
             raise InputError(f"{run} holds a run already: go on with it by --resume {run}, or choose another --output")
         run.mkdir(parents=True, exist_ok=True)
     set_seed(settings.seed)  # the same start on every process
@@ -75,6 +85,8 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
         model, lines = starting_model(settings, data.categories)
         place = Place()
     else:
+        if saved.get("categories", described := [c.to_json() for c in data.categories]) != described:
+            raise InputError(f"{run} was trained on other classes than {settings.data} has: resume it with the data it began with")
         model = PanopticDETR(from_plain(Preset, saved["preset"]), data.categories, saved.get("num_classes"))
         place = Place(**saved["place"])
         lines = [*([warning] if warning else []), f"resumed: {run} at iteration {place.iteration}"]
@@ -119,7 +131,7 @@ def run_step(
         objective.load_state_dict(saved["objective"])
         optimizer.load_state_dict(saved["optimizer"])
     objective.to(accelerator.device).to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True) if options.ema else None
+    average = AveragedModel(model, multi_avg_fn=moving_average(options.ema), use_buffers=True) if options.ema else None
     if saved is not None and average is not None and saved["average"]:
         average.load_state_dict(saved["average"])
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
@@ -135,7 +147,7 @@ def run_step(
     share = MASK_DROP if step == "masks" else options.drop
     stages = f"{step}: {sum(p.numel() for p in objective.parameters() if p.requires_grad) / 1e6:.2f} million parameters train"
     accelerator.print(f"{stages}, on {accelerator.device} in {accelerator.mixed_precision.replace('no', 'float32')}")
-    bar = tqdm(total=total, initial=place.step_iteration, desc=step, unit="it", disable=None if rank == 0 else True)
+    bar = tqdm(total=total, initial=place.step_iteration, desc=step, unit="it", disable=True if rank or options.quiet else None)
 
     if saved is None:
         torch.manual_seed(options.seed + 1000 * place.step + rank)  # dropout and sampling differ between processes
@@ -221,6 +233,19 @@ def schedule(options: TrainOptions, progress: float, drop: float) -> float:
     if options.schedule == "drop":
         return warm * (0.1 if progress >= drop else 1.0)
     return warm * (0.01 + 0.99 * (1 + math.cos(math.pi * min(progress, 1.0))) / 2)
+
+
+def moving_average(decay: float) -> Callable:
+    """`AveragedModel`'s update: average = d * average + (1 - d) * weights, where d grows to `decay`.
+
+    With `decay` from the first iteration on, the random start would still be a third of the average after 500 iterations at 0.998.
+    d = (1 + n) / (10 + n) after n iterations keeps about the last tenth of them instead, until that is more than `decay` keeps.
+    """
+
+    def update(averages: Any, weights: Any, count: torch.Tensor) -> None:
+        get_ema_multi_avg_fn(min(decay, (1 + int(count)) / (10 + int(count))))(averages, weights, count)
+
+    return update
 
 
 def parameter_groups(objective: Objective, options: TrainOptions) -> list[dict]:
@@ -336,6 +361,7 @@ def save_checkpoint(
             "place": asdict(place),
             "preset": as_plain(model.preset),
             "num_classes": model.num_classes,
+            "categories": [c.to_json() for c in model.categories],
             "objective": objective.state_dict(),
             "optimizer": optimizer.state_dict(),
             "average": average.state_dict() if average is not None else None,
@@ -358,6 +384,11 @@ def restored_options(saved: dict[str, Any], changed: dict[str, Any]) -> TrainOpt
     """The options of a checkpoint, those in `changed` (other workers, another device) put in."""
     options = from_plain(TrainOptions, saved | changed)
     options.check()
+    for name in ("preset", "steps", "queries"):
+        if getattr(options, name) != saved.get(name):
+            raise InputError(
+                f"--{name} cannot change in a run that goes on: it was {saved.get(name)}; start a new run to change it"
+            )
     return options
 
 

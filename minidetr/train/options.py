@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ STAGES: dict[str, tuple[str, ...]] = {
     "heads": ("heads.",),
     "mask-head": ("heatmap_attention.", "mask_head."),
 }
+
+
+MAX_QUERIES = 10_000  # each of them attends to every other one
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,14 @@ class TrainOptions:
     evaluate_every: float | None = None  # epochs; by default ten times in a run
     checkpoint_minutes: float = 5.0
     cache: str = "runs/cache"  # where rendered scenes are kept
+    quiet: bool = False  # no progress bar: a notebook would keep it as it stood
 
     def filled(self) -> TrainOptions:
         """The same options with the recipe's values for None. Raises InputError for values that make no sense."""
         name = self.preset or preset_of_source(self.from_)
         if name not in TRAINABLE:
             raise InputError(f"there is no preset {name!r} to train: choose one of {', '.join(TRAINABLE)}")
-        recipe = RECIPES.get(name, REFERENCE_RECIPE)
+        recipe = RECIPES.get(name, REFERENCE_RECIPE) | (MASK_RECIPES.get(name, {}) if self.steps == "masks" else {})
         missing: dict[str, Any] = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         texts = {stages: getattr(self, stages) for stages in ("reset", "freeze") if isinstance(getattr(self, stages), str)}
         missing |= {stages: tuple(text.split(",")) for stages, text in texts.items()}
@@ -102,11 +106,16 @@ class TrainOptions:
             "queries",
             "scenes",
             "validation_images",
+            "evaluate_every",
         ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be more than 0, not {value}")
-        for name in ("seed", "scene_seed", "workers", "weight_decay", "warmup", "masks_per_image", "clip", "dropout"):
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not isfinite(value):
+                raise InputError(f"--{name.replace('_', '-')} must be a finite number, not {value}")
+        rates = ("backbone_learning_rate", "weight_decay", "clip", "warmup", "drop", "dropout", "checkpoint_minutes")
+        for name in ("seed", "scene_seed", "workers", "masks_per_image", "no_object", "focal", "dice", "pixel_class", *rates):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InputError(f"--{name.replace('_', '-')} must not be negative, but is {value}")
@@ -126,6 +135,10 @@ class TrainOptions:
                 raise InputError(f"there is no stage {stage!r} to freeze or reset: choose from {', '.join(STAGES)}")
         if not 0 <= (self.ema or 0) < 1:
             raise InputError(f"--ema must lie in 0..1, below 1, not {self.ema}")
+        if self.seed >= 2**32:
+            raise InputError(f"--seed must be below 2^32, but is {self.seed}")
+        if (self.queries or 0) > MAX_QUERIES:
+            raise InputError(f"--queries must be at most {MAX_QUERIES}, not {self.queries}: 100 find what is in most images")
         if (self.dropout or 0) >= 1:
             raise InputError(f"--dropout must lie in 0..1, below 1, not {self.dropout}")
 
@@ -145,7 +158,14 @@ def preset_of_source(source: str | Path | None) -> str:
         return short
     path = Path(source)
     beside = (path if path.is_dir() else path.parent) / "options.json"
-    return json.loads(beside.read_text(encoding="utf-8"))["preset"] if beside.is_file() else "r50"
+    if not beside.is_file():
+        return "r50"
+    from minidetr.panoptic import read_json
+
+    name = read_json(beside, "the options of a run").get("preset")
+    if name not in TRAINABLE:
+        raise InputError(f"{beside}: there is no preset {name!r}: give --preset, one of {', '.join(TRAINABLE)}")
+    return name
 
 
 REFERENCE_RECIPE = {  # DETR, appendix A.4, and the reference's README
@@ -194,3 +214,7 @@ RECIPES = {
         "mask_stride": 4,
     },
 }
+
+# For a run that trains the mask head alone: a small part on fixed features bears longer steps, and many small batches bring a
+# new head further in a few minutes than few large ones.
+MASK_RECIPES: dict[str, dict[str, Any]] = {"tiny": {"batch_size": 4, "learning_rate": 2e-3}}

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from minidetr.data.coco import PanopticDataset
 from minidetr.model import PanopticDETR
-from minidetr.panoptic import Panoptic, whole_file
+from minidetr.panoptic import Panoptic, whole_file, write_png
 
 LOSSES, SCORES = "losses.csv", "scores.csv"
 
@@ -87,7 +86,8 @@ class Report:
         for axes in (left, right):
             if axes.lines:
                 axes.legend(fontsize="small")
-        figure.savefig(self.run / "curves.png", dpi=120)
+        with whole_file(self.run / "curves.png") as temporary:
+            figure.savefig(temporary, dpi=120, format="png")
 
     def pictures(self, model: PanopticDETR, data: PanopticDataset, name: str, count: int = 4) -> None:
         """A few validation images with truth and prediction side by side, into validation/NAME.png."""
@@ -99,9 +99,7 @@ class Report:
             predicted = model.segment([picture])[0]
             for panoptic in (Panoptic.of_entries(segment_ids, segments_info, data.categories), predicted):
                 cells.append(overlay(*for_display(np.asarray(picture), panoptic), data.categories))
-        path = self.run / "validation" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(grid(cells, 2, ["truth", "prediction"])).save(path)
+        write_png(self.run / "validation" / f"{name}.png", grid(cells, 2, ["truth", "prediction"]))
 
     def close(self) -> None:
         """Flush what TensorBoard holds back."""
@@ -110,11 +108,11 @@ class Report:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, none if there is no file."""
+    """The rows of a CSV file, none if there is no file; a row cut off by a full disk is left out."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> list[str]:

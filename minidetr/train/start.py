@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -73,7 +74,26 @@ def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple
         drop(state, STAGES[stage])
         lines.append(f"replaced: {stage}, which starts from random weights")
     model.load_state_dict(expected | state)
+    fresh_heatmaps = model.heatmap_attention is not None and "heatmap_attention.query.weight" not in state
+    if fresh_heatmaps and "decoder.norm.weight" in state:
+        look_like_the_decoder(model)
+        lines.append("heatmap attention: starts as the decoder's last cross-attention")
     return model, lines
+
+
+@torch.no_grad()
+def look_like_the_decoder(model: PanopticDETR) -> None:
+    """Start the heatmap attention with the query and key projections of the decoder's last cross-attention.
+
+    That one has learned where each query looks, and the heatmaps ask for the same. From random projections all objects of an image
+    have the same flat heatmaps, and the mask head has nothing to tell them apart by until the attention has learned it, too.
+    """
+    learned: Any = model.decoder.layers[-1].cross_attention
+    new: Any = model.heatmap_attention
+    weights, biases = learned.in_proj_weight.chunk(3), learned.in_proj_bias.chunk(3)  # query, key, value
+    for linear, weight, bias in zip((new.query, new.key), weights[:2], biases[:2], strict=True):
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias)
 
 
 def drop(state: dict[str, Tensor], prefixes: tuple[str, ...]) -> None:

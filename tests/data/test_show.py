@@ -74,8 +74,10 @@ def test_sheets_are_one_file_or_a_folder_of_pages(folder: Path, tmp_path: Path, 
         assert 640 <= sheet.width <= 1600
     monkeypatch.setattr("minidetr.data.show.SHEET", 3)
     written = show(folder, tmp_path / "sheets")
-    assert written == [tmp_path / "sheets" / "sheet-01.png", tmp_path / "sheets" / "sheet-02.png"] == sorted(
-        (tmp_path / "sheets").iterdir()
+    assert (
+        written
+        == [tmp_path / "sheets" / "sheet-01.png", tmp_path / "sheets" / "sheet-02.png"]
+        == sorted((tmp_path / "sheets").iterdir())
     )
     heights = [Image.open(path).height for path in written]
     assert heights[0] == heights[1]  # three pictures in a row, then one

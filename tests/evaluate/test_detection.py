@@ -120,7 +120,7 @@ def test_wrong_predictions(change: dict, sentence: str) -> None:
 
 
 def test_wrong_truth(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="truth.json can't be read"):
+    with pytest.raises(InputError, match="truth.json cannot be read"):
         box_average_precision(tmp_path / "truth.json", [])
     with pytest.raises(InputError, match="the ground truth has no field 'categories'"):
         box_average_precision({"annotations": []}, [])

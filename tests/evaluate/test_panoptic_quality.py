@@ -393,7 +393,7 @@ def test_missing_and_broken_json(case: Case, name: str) -> None:
     file.write_bytes(b"\xff\xfe")
     assert_refused(case, str(file), "is not valid JSON", write=False)
     file.unlink()
-    assert_refused(case, str(file), "can't be read", write=False)
+    assert_refused(case, str(file), "cannot be read", write=False)
 
 
 @pytest.mark.parametrize("name", ["gt", "pred"])
@@ -483,7 +483,7 @@ def test_counts_of_a_class_the_categories_lack() -> None:
 @pytest.mark.parametrize("name", ["gt", "pred"])
 def test_file_names_stay_in_their_folder(case: Case, name: str, file_name: str) -> None:
     case.content[name]["annotations"][1]["file_name"] = file_name
-    assert_refused(case, str(case.folder / f"{name}.json"), "image 11", "file_name", "inside that folder")
+    assert_refused(case, str(case.folder / f"{name}.json"), "image 11", "file_name", "inside its folder")
 
 
 def test_images_that_can_not_be_paired(case: Case) -> None:

@@ -19,7 +19,7 @@ from minidetr.model import PanopticDETR
 from minidetr.presets import TRAINABLE
 from minidetr.train.checkpoint import NAME, PREVIOUS
 from minidetr.train.feed import collate
-from minidetr.train.loop import best_precision, parameter_groups, schedule, start_devices, train
+from minidetr.train.loop import best_precision, moving_average, parameter_groups, schedule, start_devices, train
 from minidetr.train.objective import Objective, cell_class_loss, start_step
 from minidetr.train.options import MASK_DROP, STAGES, TrainOptions
 from minidetr.train.report import Report
@@ -333,6 +333,16 @@ def test_the_schedules():
     assert warming == sorted(warming) and warming[-1] == pytest.approx(0.976, abs=1e-3)
     assert schedule(options(warmup=0.0), 0.5, 0.5) == pytest.approx(0.505)
     assert schedule(cosine, 1.0, 0.5) == schedule(cosine, 1.7, 0.5) == pytest.approx(0.01)  # also when the clock runs over
+
+
+def test_the_moving_average_forgets_the_start_early_and_keeps_its_decay_later():
+    average, start = [torch.tensor([1.0])], torch.tensor([0.0])
+    for count in range(1, 101):
+        moving_average(0.998)(average, [start], torch.tensor(count))
+    assert average[0].item() < 1e-4  # at 0.998 from the first iteration on it would be 0.82
+    value = [torch.tensor([1.0])]
+    moving_average(0.5)(value, [start], torch.tensor(100))
+    assert value[0].item() == pytest.approx(0.5)
 
 
 def test_the_learning_rates_reach_the_optimiser(tiny, tmp_path, no_pictures, monkeypatch):

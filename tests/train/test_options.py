@@ -23,6 +23,14 @@ def test_the_recipe_fills_what_is_not_given():
     assert still_none == {"validation", "from_", "backbone_weights", "queries", "minutes", "evaluate_every"}
 
 
+def test_the_mask_head_alone_has_a_recipe_of_its_own():
+    assert TrainOptions(preset="tiny", steps="masks").filled().learning_rate > TrainOptions(preset="tiny").filled().learning_rate
+    given = TrainOptions(preset="tiny", steps="masks", batch_size=3, learning_rate=1e-5).filled()
+    assert (given.batch_size, given.learning_rate) == (3, 1e-5)
+    both = TrainOptions(preset="tiny", steps="boxes,masks").filled()
+    assert both.learning_rate == TrainOptions(preset="tiny").filled().learning_rate
+
+
 def test_zero_is_a_value_of_its_own():
     options = TrainOptions(preset="tiny", ema=0.0, warmup=0.0, dropout=0.0, pixel_class=0.0, masks_per_image=0, freeze=()).filled()
     assert options.ema == options.warmup == options.dropout == options.pixel_class == options.masks_per_image == 0

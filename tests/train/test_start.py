@@ -95,7 +95,23 @@ def test_the_first_queries_are_kept(source, queries, line):
 def test_a_stage_is_put_back(source):
     model, lines = start(from_=str(source), reset=("mask-head", "res5"))
     assert same(model, source, *STAGES["mask-head"], *STAGES["res5"])
-    assert lines[1:] == [f"replaced: {stage}, which starts from random weights" for stage in ("mask-head", "res5")]
+    assert lines[1:3] == [f"replaced: {stage}, which starts from random weights" for stage in ("mask-head", "res5")]
+    assert lines[3:] == ["heatmap attention: starts as the decoder's last cross-attention"]
+
+
+def test_new_heatmaps_start_as_the_decoders_attention(source):
+    """Computed with the decoder's own module: its weights for a query without positions, each head's softmax undone."""
+    model, _ = start(from_=str(source), reset=("mask-head",))
+    queries, memory = torch.randn(3, 128), torch.randn(1, 128, 4, 5)
+    keys = memory.flatten(2).mT
+    attention = model.decoder.layers[-1].cross_attention
+    _, weights = attention(queries[None], keys, keys, average_attn_weights=False)  # 1 M K h*w
+    scores = weights[0].transpose(0, 1).log()  # up to one constant a head
+    heatmaps = model.heatmap_attention(queries, memory, torch.zeros(3, dtype=torch.long)).flatten(2).log()
+    torch.testing.assert_close(heatmaps - heatmaps.mean(-1, keepdim=True), scores - scores.mean(-1, keepdim=True))
+
+    _, lines = start(from_=str(source), reset=("mask-head", "decoder"))  # then there is nothing to take over
+    assert not any(line.startswith("heatmap attention") for line in lines)
 
 
 def test_a_detection_model_gets_a_new_mask_head(tmp_path):
@@ -105,7 +121,8 @@ def test_a_detection_model_gets_a_new_mask_head(tmp_path):
     assert model.mask_head is not None
     before, state = PanopticDETR.from_pretrained(path).state_dict(), model.state_dict()
     assert all(torch.equal(state[key], value) for key, value in before.items())
-    assert lines == [f"loaded: {path}", f"new: heatmap_attention, mask_head, which {path} lacks"]
+    taken_over = "heatmap attention: starts as the decoder's last cross-attention"
+    assert lines == [f"loaded: {path}", f"new: heatmap_attention, mask_head, which {path} lacks", taken_over]
     assert start(from_=str(path), steps="boxes")[0].mask_head is None  # boxes alone need none
 
 

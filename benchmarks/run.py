@@ -1,0 +1,354 @@
+"""The table of benchmarks/RESULTS.md: minidetr against what one would pick instead, by one command.
+
+    python -m benchmarks.run                     # everything, on one thread
+    python -m benchmarks.run --only merge PQ     # some rows again; the others keep what was measured before
+    python -m benchmarks.run --threads 2 --slow-repeats 5
+
+Both sides of a row run in turns, each in a process of its own, with the same weights and inputs, and what comes out is compared
+in the same run. On one thread, seconds are those that a side had the core for, so other work on the machine hardly changes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import data, models
+from benchmarks.floor import floor
+from benchmarks.race import Contestant, Measured, race
+from minidetr.cost import cost_figure
+from minidetr.panoptic import whole_file
+
+ROOT = Path(__file__).resolve().parents[1]
+START, END = "<!-- benchmarks: made by `make bench` -->", "<!-- end of benchmarks -->"
+MEGA = 1e6
+
+
+@dataclass
+class Row:
+    """One line of the table. `ratio` and `memory_ratio` are theirs over ours; `wanted` and `memory_wanted` the targets."""
+
+    what: str
+    ours: str
+    theirs: str
+    ratio: float
+    wanted: float
+    memory: str = ""
+    memory_ratio: float = 0.0
+    memory_wanted: float = 0.0
+    equal: bool = True
+    compared: str = ""
+    date: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Fast enough, small enough and equal."""
+        return self.ratio >= self.wanted and self.memory_ratio >= self.memory_wanted and self.equal
+
+    def line(self) -> str:
+        """As Markdown."""
+        target = f"{self.wanted:g}x" + (f", memory {self.memory_wanted:g}x" if self.memory_wanted else "")
+        ratio = f"{self.ratio:.1f}x" + (f", memory {self.memory_ratio:.1f}x" if self.memory_wanted else "")
+        verdict = "met" if self.met else "**missed**"
+        cells = (self.what, self.ours, self.theirs, self.memory, target, ratio, verdict, self.compared, self.date)
+        return f"| {' | '.join(cells)} |"
+
+
+@dataclass
+class Settings:
+    """What the rows need to know."""
+
+    folder: Path
+    threads: int
+    repeats: int
+    slow_repeats: int
+    images: int
+
+    def contestant(self, build: Callable, *arguments: object) -> Contestant:
+        """A side of a row."""
+        return Contestant(build, *arguments, threads=self.threads)
+
+
+def timed(side: Measured) -> str:
+    """Median and number of runs."""
+    unit = f"{side.seconds:.2f} s" if side.seconds >= 1 else f"{1000 * side.seconds:.1f} ms"
+    return f"{unit} ({side.runs})"
+
+
+def row_of(
+    what: str, ours: Measured, theirs: Measured, wanted: float, compared: tuple[bool, str], memory: str = "", less: float = 0
+):
+    """A row of two sides; `memory` is "peak" or "above", `less` how many times less ours should hold."""
+    row = Row(what, timed(ours), timed(theirs), theirs.seconds / ours.seconds, wanted, equal=compared[0], compared=compared[1])
+    if memory:
+        held = [getattr(side, memory) for side in (ours, theirs)]
+        row.memory = " / ".join(f"{size / MEGA:.0f}" for size in held) + " MB"
+        row.memory_ratio, row.memory_wanted = held[1] / max(held[0], 1), less
+    return row
+
+
+def same_pixels(ours: tuple, theirs: tuple, share: float = 0.999) -> tuple[bool, str]:
+    """Whether two (segment ids, count) agree."""
+    equal = float((ours[0] == theirs[0]).mean())
+    return equal >= share and len(np.unique(ours[0])) > 3, f"{100 * equal:.3f}% of pixels, {theirs[1]} kept"
+
+
+def same_values(ours: dict, theirs: dict, tolerance: float = 1e-4) -> tuple[bool, str]:
+    """Whether arrays of the same names agree, relative to the largest value of each."""
+    errors = {name: float(np.abs(ours[name] - theirs[name]).max() / np.abs(theirs[name]).max()) for name in ours}
+    worst = max(errors, key=lambda name: errors[name])
+    return errors[worst] <= tolerance, f"losses, gradients to {errors[worst]:.0e} ({worst})"
+
+
+# --- rows: each yields lines of the table -----------------------------------------------------------------------------------
+
+
+def panoptic(s: Settings, size: tuple[int, int], wanted: float) -> Row:
+    """An image to its segment map."""
+    sides = s.contestant(models.panoptic_ours, s.folder, *size), s.contestant(models.panoptic_theirs, s.folder, *size)
+    ours, theirs = race(*sides, s.repeats, s.slow_repeats)
+    what = f"R50 panoptic, image to segment map, 12 of 100 queries kept, {size[0]}x{size[1]}"
+    return row_of(what, ours, theirs, wanted, same_pixels(ours.result, theirs.result), "peak", 4)
+
+
+def bfloat16(s: Settings, size: tuple[int, int], wanted: float) -> Row | str:
+    """The same in bfloat16, where the CPU has matrix units for it."""
+    import torch
+
+    what = f"the same, bfloat16 on AMX, {size[0]}x{size[1]}"
+    if not getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)():
+        return f"| {what} | | | | {wanted:g}x | | not measurable here: this CPU has no AMX | | |"
+    sides = s.contestant(models.panoptic_ours, s.folder, *size, True), s.contestant(models.panoptic_theirs, s.folder, *size)
+    ours, theirs = race(*sides, s.repeats, s.slow_repeats)
+    return row_of(what, ours, theirs, wanted, same_pixels(ours.result, theirs.result, 0.99))
+
+
+def mask_head(s: Settings) -> Row:
+    """Heatmaps and mask head alone."""
+    size = (640, 640)
+    own_all = s.contestant(models.masks_ours, s.folder, *size, 100)
+    sides = s.contestant(models.masks_ours, s.folder, *size, 12), s.contestant(models.masks_theirs, s.folder, *size)
+    for _ in range(s.slow_repeats):
+        own_all.run()
+    every = own_all.finish()
+    ours, theirs = race(*sides, s.repeats, s.slow_repeats)
+    error = float(np.abs(ours.result - theirs.result).max())
+    compared = error < 2e-3, f"12 masks' logits to {error:.0e}; minidetr for all 100: {timed(every)}"
+    return row_of("mask head and heatmaps alone, K = 12 against all 100, 640x640", ours, theirs, 8, compared)
+
+
+def training(s: Settings, step: str, wanted: float, less: float) -> Row:
+    """A training step."""
+    sides = s.contestant(models.training_ours, s.folder, step), s.contestant(models.training_theirs, s.folder, step)
+    ours, theirs = race(*sides, s.slow_repeats, s.slow_repeats)
+    what = {"masks": "training step of the mask head on a frozen model", "joint": "the same with masks trained jointly"}[step]
+    what += ", 2 images of 640x640, 10 segments each"
+    return row_of(what, ours, theirs, wanted, same_values(ours.result, theirs.result), "above", less)
+
+
+def merging(s: Settings) -> Row:
+    """Kept masks to a segment map."""
+    ours, theirs = race(s.contestant(models.merge_ours), s.contestant(models.merge_theirs), 4 * s.repeats)
+    compared = same_pixels(ours.result, theirs.result)
+    return row_of("merge, 12 of 100 queries kept, 800x1066", ours, theirs, 3, compared)
+
+
+def quality(s: Settings, peer: str) -> Row:
+    """Panoptic quality of files on disk."""
+    folder = s.folder / "data"
+    build = {"torchmetrics": data.quality_torchmetrics, "panopticapi's rule in NumPy": data.quality_numpy}[peer]
+    ours, theirs = race(s.contestant(data.quality_ours, folder), s.contestant(build, folder), s.slow_repeats)
+    error = abs(ours.result - theirs.result)
+    what = f"PQ of {s.images} predictions of 640x480 with 20 segments from disk, {peer}"
+    return row_of(what, ours, theirs, 5, (error < 1e-6, f"PQ {ours.result:.6f}, difference {error:.0e}"))
+
+
+def quality_jobs(s: Settings) -> str:
+    """How `--jobs` scales, by the clock."""
+    seconds = []
+    for jobs in (1, 2):
+        build = data.quality_ours(s.folder / "data", jobs)[0]
+        start = time.perf_counter()
+        build()
+        seconds.append(time.perf_counter() - start)
+    one, two = seconds
+    text = f"--jobs 1: {one:.2f} s, --jobs 2: {two:.2f} s by the clock, {one / two:.1f}x"
+    text += f" (load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores)"
+    return (
+        f"| the same with two processes | {text} | | | scales | | {'met' if one > 1.5 * two else '**missed**'} | | {date.today()} |"
+    )
+
+
+def loading(s: Settings, augment: bool) -> Row:
+    """A data set's samples."""
+    folder = s.folder / "data"
+    sides = s.contestant(data.loading_ours, folder, augment), s.contestant(data.loading_plain, folder, augment)
+    ours, theirs = race(*sides, s.repeats)
+    compared = True, "random, not compared: see the next row"
+    if not augment:
+        errors = [float(np.abs(a.astype(float) - b.astype(float)).max()) for a, b in zip(ours.result, theirs.result, strict=True)]
+        compared = max(errors) < 1e-5, f"image, boxes, masks to {max(errors):.0e}"
+    what = f"loading {data.IMAGES} samples: photo, PNG, targets" + (", augmentation" if augment else " (no augmentation)")
+    return row_of(what, ours, theirs, 1, compared)
+
+
+def starting(s: Settings, what: str, arguments: list[str]) -> str:
+    """Seconds of a fresh Python."""
+    seconds = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    median = sorted(seconds)[2]
+    verdict = "met" if median < 0.5 else "**missed**"
+    return f"| {what} | {1000 * median:.0f} ms (5) | | | under 500 ms | | {verdict} | | {date.today()} |"
+
+
+ROWS: dict[str, Callable[[Settings], Row | str]] = {
+    "panoptic-640": lambda s: panoptic(s, models.SIZES[0], 12),
+    "panoptic-800": lambda s: panoptic(s, models.SIZES[1], 8),
+    "bfloat16-640": lambda s: bfloat16(s, models.SIZES[0], 25),
+    "bfloat16-800": lambda s: bfloat16(s, models.SIZES[1], 16),
+    "mask-head": mask_head,
+    "training-masks": lambda s: training(s, "masks", 5, 5),
+    "training-joint": lambda s: training(s, "joint", 2, 2),
+    "merge": merging,
+    "PQ-torchmetrics": lambda s: quality(s, "torchmetrics"),
+    "PQ-numpy": lambda s: quality(s, "panopticapi's rule in NumPy"),
+    "PQ-jobs": quality_jobs,
+    "loading": lambda s: loading(s, True),
+    "loading-plain": lambda s: loading(s, False),
+    "import": lambda s: starting(s, "`import minidetr`", ["-c", "import minidetr"]),
+    "help": lambda s: starting(s, "`minidetr --help`", ["-m", "minidetr", "--help"]),
+}
+
+
+def floor_tables(s: Settings) -> str:
+    """Distance from the floor, and growth, as Markdown."""
+    contestant = s.contestant(floor, s.folder)
+    contestant.run()
+    rows, growth = contestant.finish().result
+    (products, copies), *stages = rows
+    lines = [
+        f"### How far from the floor ({date.today()})",
+        "",
+        f"A 2048x2048 matrix product reaches {products / 1e9:.0f} billion multiply-adds a second here, copying",
+        f"{copies / 1e9:.1f} GB/s. The floor of a stage is its multiply-adds at the one rate plus its layers' outputs,",
+        "written and read once, at the other.",
+        "",
+        "| image | stage | multiply-adds | outputs | floor | measured | times the floor |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for image, stage, seconds, multiply_adds, size, least in stages:
+        cells = image, stage, f"{multiply_adds / 1e9:.2f} G", f"{size / MEGA:.1f} MB", f"{1000 * least:.1f} ms"
+        lines.append(f"| {' | '.join(cells)} | {1000 * seconds:.1f} ms | {seconds / least:.1f} |")
+    lines += [
+        "",
+        "### How cost grows",
+        "",
+        "Multiply-adds are those of `minidetr.cost`, which tests hold against PyTorch's FLOP counter.",
+        "",
+    ]
+    lines += ["| image | K | batch | detect | masks | multiply-adds |", "|---|---|---|---|---|---|"]
+    for image, count, images, detect, masks, total in growth:
+        lines.append(f"| {image} | {count} | {images} | {1000 * detect:.0f} ms | {1000 * masks:.0f} ms | {total / 1e9:.1f} G |")
+    return "\n".join(lines)
+
+
+def section(kept: dict[str, dict | str], s: Settings) -> str:
+    """The whole section of RESULTS.md from what was measured, now or before."""
+    names = ("torch", "torchvision", "transformers", "torchmetrics", "numpy")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    where = f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
+    clock = "seconds that the process had the core for" if s.threads == 1 else "seconds by the clock"
+    lines = [
+        START,
+        "",
+        "## minidetr and its peers",
+        "",
+        f"`make bench` on {where}; float32, {s.threads} thread{'s' * (s.threads > 1)} on either side, {clock} (PQ with two",
+        "processes by the clock). Random weights, the same on both sides; medians of the number of runs in brackets, in turns,",
+        "without warm-up; memory is the peak of a fresh process for each side (training: less what it held with all loaded). The",
+        "peer is `transformers`' `DetrForSegmentation` with its own post-processing and loss where no other is named.",
+        "",
+        "| what | minidetr | peer | memory | target | ratio | | compared | measured |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in ROWS:
+        if name in kept:
+            found = kept[name]
+            lines.append(found if isinstance(found, str) else Row(**found).line())
+    if "floor" in kept:
+        lines += ["", str(kept["floor"])]
+    return "\n".join([*lines, "", END])
+
+
+def processor() -> str:
+    """The CPU's name."""
+    information = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", information.read_text()) if information.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def write_section(path: Path, text: str) -> None:
+    """Put `text` between its markers in `path`; the rest of the file stays."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(START)
+    after = rest.partition(END)[2].lstrip("\n")
+    parts = [part for part in (before.rstrip("\n"), text, after.rstrip("\n")) if part]
+    with whole_file(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="ROW", help=f"rows that start so: {', '.join([*ROWS, 'floor'])}")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--slow-repeats", type=int, default=3, help="runs of what takes a peer many seconds")
+    parser.add_argument("--images", type=int, default=500, help="predictions that PQ is computed for")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "RESULTS.md")
+    parser.add_argument("--figure", type=Path, default=ROOT / "images" / "cost.png")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # for the contestants' processes
+
+    store = ROOT / "build" / "benchmarks.json"  # what was measured so far, so that some rows can be measured again
+    wanted = [n for n in [*ROWS, "floor"] if not arguments.only or n.startswith(tuple(arguments.only))]
+    with tempfile.TemporaryDirectory() as folder:
+        s = Settings(Path(folder), arguments.threads, arguments.repeats, arguments.slow_repeats, arguments.images)
+        if set(wanted) - {"merge", "import", "help"}:
+            models.prepare(s.folder)
+        if any(name.startswith(("PQ", "loading")) for name in wanted):
+            data.prepare(s.folder / "data", s.images)
+        for name in wanted:
+            found = floor_tables(s) if name == "floor" else ROWS[name](s)
+            if isinstance(found, Row):
+                found.date = str(date.today())
+            kept = json.loads(store.read_text()) if store.exists() else {}  # another run may have measured other rows meanwhile
+            kept[name] = asdict(found) if isinstance(found, Row) else found
+            print(found.line() if isinstance(found, Row) else found, flush=True)
+            store.parent.mkdir(exist_ok=True)
+            store.write_text(json.dumps(kept))
+            write_section(arguments.results, section(kept, s))
+    arguments.figure.parent.mkdir(exist_ok=True)
+    cost_figure().savefig(arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
