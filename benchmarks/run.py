@@ -31,7 +31,6 @@ import numpy as np
 from benchmarks import data, models
 from benchmarks.floor import floor
 from benchmarks.race import Contestant, Measured, race
-from minidetr.cost import cost_figure
 from minidetr.panoptic import whole_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -324,7 +323,6 @@ def main() -> None:
     parser.add_argument("--slow-repeats", type=int, default=3, help="runs of what takes a peer many seconds")
     parser.add_argument("--images", type=int, default=500, help="predictions that PQ is computed for")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "RESULTS.md")
-    parser.add_argument("--figure", type=Path, default=ROOT / "images" / "cost.png")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # for the contestants' processes
 
@@ -347,7 +345,6 @@ def main() -> None:
             store.write_text(json.dumps(kept))
             write_section(arguments.results, section(kept, s))
     arguments.figure.parent.mkdir(exist_ok=True)
-    cost_figure().savefig(arguments.figure)
 
 
 if __name__ == "__main__":

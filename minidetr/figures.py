@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from minidetr.cost import cost_figure
 from minidetr.data.batch import Batch
 from minidetr.data.images import normalise, to_tensor
 from minidetr.data.scene_data import HELD_OUT_SEED
@@ -454,6 +455,7 @@ DRAWINGS: dict[str, Callable[[], Image.Image]] = {
     "heatmaps": heatmap_grid,
     "encoder_attention": encoder_attention,
     "decoder_attention": decoder_attention,
+    "cost": lambda: picture_of(cost_figure()),
 }
 
 

@@ -15,7 +15,7 @@ IMAGES = Path(__file__).resolve().parents[1] / "images"
 
 
 def test_images_holds_every_figure_and_no_other() -> None:
-    drawn = {f"{name}.png" for name in figures.DRAWINGS} | {"way.gif", "demo.png", "cost.png"}
+    drawn = {f"{name}.png" for name in figures.DRAWINGS} | {"way.gif", "demo.png"}
     assert {path.name for path in IMAGES.iterdir()} == drawn
 
 

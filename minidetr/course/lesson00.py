@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from ipywidgets import Image as ImageWidget
-from PIL import Image
 
 from minidetr.course import answer, exercise, require, require_tensor, sizes
-from minidetr.figures import plain
 from minidetr.panoptic import Category, Panoptic
-from minidetr.plot import color_of, new_figure, palette, picture_of
+from minidetr.plot import color_of, palette
 
 # --- pictures ---------------------------------------------------------------------------------------------------------------
-
-
-def row(pictures: Sequence[np.ndarray], titles: Sequence[str], height: float = 0.0) -> Image.Image:
-    """Pictures (H W 3 uint8, or H W) side by side, each with a title; `height` of the whole in inches (0: to fit)."""
-    cell = 8.3 / len(pictures)
-    figure = new_figure(8.3, height or cell * pictures[0].shape[0] / pictures[0].shape[1] + 0.35)
-    for axes, picture, title in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, titles, strict=True):
-        large = picture.shape[1] > 300  # reduced smoothly, for the letters in it; small ones show their pixels
-        plain(axes, picture, interpolation="antialiased" if large else "nearest", cmap="magma")
-        axes.set_title(title, fontsize=11)
-    return picture_of(figure)
-
-
-def look(picture: np.ndarray, width: int = 480) -> Image.Image:
-    """A picture (H W 3 uint8) at a width to look at, in 128 colours, which keeps the notebook small."""
-    height = round(picture.shape[0] * width / picture.shape[1])
-    way = Image.Resampling.NEAREST if picture.shape[1] < 300 else Image.Resampling.LANCZOS
-    return Image.fromarray(picture).resize((width, height), way).quantize(128, dither=Image.Dither.NONE)
 
 
 def class_colors(semantic: np.ndarray, categories: Sequence[Category]) -> np.ndarray:
@@ -52,20 +30,6 @@ def object_colors(instance: np.ndarray, image: np.ndarray) -> np.ndarray:
     for segment_id, color in zip(np.unique(instance[instance > 0]), palette(100), strict=False):
         picture[instance == segment_id] = color
     return picture
-
-
-def screen(picture: np.ndarray) -> ImageWidget:
-    """A widget that shows a picture (H W 3 uint8) and can be given another with `put`."""
-    widget = ImageWidget(format="png", width=480)
-    put(picture, widget)
-    return widget
-
-
-def put(picture: np.ndarray, widget: ImageWidget) -> None:
-    """Show another picture in a `screen`."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="png")
-    widget.value = buffer.getvalue()
 
 
 # --- exercises --------------------------------------------------------------------------------------------------------------

@@ -12,14 +12,12 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from minidetr.course import answer, close, exercise, require, require_tensor
-from minidetr.course.lesson00 import look, map_of, row
+from minidetr.course.lesson00 import map_of
 from minidetr.data.images import denormalise
 from minidetr.data.targets import Target, boxes_from_masks
 from minidetr.figures import plain
 from minidetr.panoptic import Category
 from minidetr.plot import color_of, new_figure, picture_of
-
-__all__ = ["boxes_of", "centred", "decode", "look", "row", "targets"]
 
 # --- pictures ---------------------------------------------------------------------------------------------------------------
 

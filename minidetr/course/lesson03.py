@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
-from minidetr.course import close, exercise, require, require_tensor
+from minidetr.course import close, exercise, pictures, require, require_tensor
 from minidetr.figures import LIT, plain, principal_colors, titled
 from minidetr.model.position import sine_position
 from minidetr.model.transformer import to_sequence
@@ -181,18 +181,4 @@ def padding_picture(image: np.ndarray, ignored: Tensor, masked: Tensor, cell: tu
 def compared(grids: dict[str, Tensor]) -> Image.Image:
     """Grids d h w of one size side by side, principal colours computed over all together: equal vectors have equal colours."""
     colors = principal_colors(torch.cat(list(grids.values()), dim=2))
-    return row_of(dict(zip(grids, np.split(colors, len(grids), axis=1), strict=True)))
-
-
-def beside(grids: dict[str, Tensor], image: np.ndarray) -> Image.Image:
-    """The image beside grids d h w, each in principal colours of its own."""
-    return row_of({"image": image, **{name: principal_colors(grid) for name, grid in grids.items()}})
-
-
-def row_of(parts: dict[str, np.ndarray]) -> Image.Image:
-    """Pictures in a row, each under its name."""
-    figure = new_figure(2.7 * len(parts), 3.0)
-    for axes, (name, part) in zip(figure.subplots(1, len(parts)), parts.items(), strict=True):
-        plain(axes, part)
-        titled(axes, name)
-    return picture_of(figure)
+    return pictures.row(np.split(colors, len(grids), axis=1), list(grids))

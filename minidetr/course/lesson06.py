@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-
-import numpy as np
 import torch
-from ipywidgets import HBox, IntSlider, VBox
-from ipywidgets import Image as ImageWidget
 from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert
 
 from minidetr.course import close, exercise, require, require_tensor
+from minidetr.course.pictures import draw
 from minidetr.figures import LIT, Trace, chosen, plain, titled
 from minidetr.plot import new_figure, picture_of
 
@@ -108,31 +103,6 @@ def without_padding(attempt):
 # --- pictures ---------------------------------------------------------------------------------------------------------------
 
 
-def row(*panels: tuple[str, object], height: float = 2.4, limit: float | None = None) -> Image.Image:
-    """Titled pictures side by side: RGB images H W 3 as they are; maps h w in magma, or blue-white-red about 0 if any is negative.
-
-    `limit` is the brightest value of all maps; None: each map's own largest.
-    """
-    figure = new_figure(8.3, height)
-    for axes, (title, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw(axes, values, limit)
-        titled(axes, title, 9.5)
-    return picture_of(figure)
-
-
-def draw(axes, values, limit: float | None = None) -> None:
-    """One picture of `row`."""
-    values = np.asarray(values)
-    if values.ndim == 3:
-        plain(axes, values)
-        return
-    top = limit or float(np.abs(values).max()) or 1.0
-    if values.min() < 0:
-        plain(axes, values, cmap="RdBu_r", vmin=-top, vmax=top)
-    else:
-        plain(axes, values, cmap="magma", vmin=0, vmax=top)
-
-
 def shares(found: Trace, count: int = 6) -> Image.Image:
     """How much of each object's total of 1 every head holds: one row an object, one column a head."""
     objects = chosen(found, count)
@@ -181,21 +151,3 @@ def where(found: Trace, query: int, head: int) -> Image.Image:
     draw(right, maps[head - 1] if head else maps.sum(0), float((maps if head else maps.sum(0)).max()))
     titled(right, f"head {head}, {float(maps[head - 1].sum()):.1%} of the total" if head else "all heads added")
     return picture_of(figure)
-
-
-def sliders(picture: Callable[..., Image.Image], **ranges: tuple[int, int, int]) -> VBox:
-    """A widget that shows `picture(**values)`, with a slider for each argument: name = (its first value, smallest, largest)."""
-    screen = ImageWidget(format="png")
-    bars = {}
-    for name, (first, low, high) in ranges.items():
-        bars[name] = IntSlider(first, low, high, description=name, continuous_update=False)
-
-    def show(_: object = None) -> None:
-        buffer = io.BytesIO()
-        picture(**{name: bar.value for name, bar in bars.items()}).save(buffer, format="png")
-        screen.value = buffer.getvalue()
-
-    for bar in bars.values():
-        bar.observe(show, "value")
-    show()
-    return VBox([HBox(list(bars.values())), screen])

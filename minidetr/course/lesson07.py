@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from minidetr.course import exercise, require, require_tensor
-from minidetr.course.lesson06 import draw, row, sliders, tell_apart
+from minidetr.course.lesson06 import tell_apart
+from minidetr.course.pictures import draw
 from minidetr.figures import LIT, Trace, mask_head_stages, plain, titled
 from minidetr.model.backbone import Features
 from minidetr.plot import new_figure, picture_of
-
-__all__ = ["before_and_after", "masks_of", "one_mask", "row", "several_masks", "sliders", "stage_of"]
 
 # --- checks -----------------------------------------------------------------------------------------------------------------
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ipywidgets as widgets
 import numpy as np
 import torch
 from matplotlib.patches import Patch
@@ -14,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from minidetr.course import answer, exercise, require, require_tensor
+from minidetr.course.pictures import row
 from minidetr.data.scenes import Scene
 from minidetr.evaluate import ClassQuality, PanopticQuality, QualityCounts
 from minidetr.figures import Trace, plain, titled
@@ -129,15 +128,6 @@ def quality(scene: Scene, found: Panoptic, categories: Sequence[Category]) -> Pa
 MATCHED, MISSED, EXTRA = (0, 114, 178), (230, 159, 0), (204, 121, 167)  # Okabe and Ito's blue, orange and pink
 
 
-def row(pictures: Sequence[np.ndarray | Tensor], titles: Sequence[str], height: float = 3.0, **how: object) -> Image.Image:
-    """Pictures in one row, a title above each; `how` goes to matplotlib's imshow (a colour map, for example)."""
-    figure = new_figure(8.3, height)
-    for axes, picture, title in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, titles, strict=True):
-        plain(axes, picture, **how)
-        titled(axes, title)
-    return picture_of(figure)
-
-
 def kept_masks(found: Trace) -> Image.Image:
     """The mask logits of every kept query (red: it wants the pixel, blue: it does not), its class and its score."""
     columns = 6
@@ -200,21 +190,6 @@ def at_thresholds(found: Trace, scene: Scene, thresholds: Sequence[float]) -> Im
         pictures.append(overlay(found.image, result, found.model.categories))
         titles.append(f"threshold {threshold:.2f}\n{len(result.segments)} segments, PQ {100 * score:.0f}")
     return row(pictures, titles, 2.65 if len(pictures) > 1 else 4)
-
-
-def threshold_slider(found: Trace, scene: Scene) -> widgets.VBox:
-    """A slider over the score threshold, and below it what `at_thresholds` draws for it."""
-    slider = widgets.FloatSlider(0.5, min=0, max=0.99, step=0.01, description="threshold", continuous_update=False)
-    picture = widgets.Image(format="png", width=430)
-
-    def draw(_: object = None) -> None:
-        buffer = io.BytesIO()
-        at_thresholds(found, scene, [slider.value]).save(buffer, "PNG")
-        picture.value = buffer.getvalue()
-
-    slider.observe(draw, "value")
-    draw()
-    return widgets.VBox([slider, picture])
 
 
 def claims(masks: Tensor) -> Image.Image:

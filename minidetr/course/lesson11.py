@@ -11,12 +11,10 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from minidetr.course import answer, exercise, require
-from minidetr.course.lesson00 import class_colors, look, map_of, row
+from minidetr.course.lesson00 import map_of
 from minidetr.data.scene_data import HELD_OUT_SEED
 from minidetr.data.scenes import CATEGORIES, render_scene
 from minidetr.panoptic import Category, write_json, write_png
-
-__all__ = ["class_colors", "look", "make_export", "missing", "paint", "polygon_mask", "row"]
 
 # --- an export like one from an annotation tool -----------------------------------------------------------------------------
 
