@@ -344,7 +344,6 @@ def main() -> None:
             store.parent.mkdir(exist_ok=True)
             store.write_text(json.dumps(kept))
             write_section(arguments.results, section(kept, s))
-    arguments.figure.parent.mkdir(exist_ok=True)
 
 
 if __name__ == "__main__":

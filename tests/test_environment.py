@@ -53,11 +53,18 @@ def test_torch_and_torchvision_have_no_upper_bound(pyproject: dict) -> None:
 
 
 def test_every_package_imported_is_declared(pyproject: dict) -> None:
-    declared = {re.split(r"[<>=!~\[; ]", requirement)[0] for requirement in pyproject["project"]["dependencies"]}
-    imported = {name for path in (ROOT / "minidetr").rglob("*.py") for name in imports_of(path)}
-    third_party = {DISTRIBUTION.get(name, name) for name in imported - set(sys.stdlib_module_names) - {"minidetr"}}
-    assert third_party >= {"torch", "numpy", "pillow"}  # the search finds something
-    assert third_party <= declared | {"cycler"}  # cycler is part of matplotlib's interface and always comes with it
+    def declared(requirements: list[str]) -> set[str]:
+        return {re.split(r"[<>=!~\[; ]", requirement)[0] for requirement in requirements}
+
+    def third_party(paths: set[Path]) -> set[str]:
+        imported = {name for path in paths for name in imports_of(path)}
+        return {DISTRIBUTION.get(name, name) for name in imported - set(sys.stdlib_module_names) - {"minidetr"}}
+
+    everywhere, course = set((ROOT / "minidetr").rglob("*.py")), set((ROOT / "minidetr" / "course").rglob("*.py"))
+    allowed = declared(pyproject["project"]["dependencies"]) | {"cycler", "contourpy"}  # these two always come with matplotlib
+    assert third_party(everywhere - course) >= {"torch", "numpy", "pillow"}  # the search finds something
+    assert third_party(everywhere - course) <= allowed
+    assert third_party(course) <= allowed | declared(pyproject["project"]["optional-dependencies"]["notebooks"])
 
 
 def imports_of(path: Path) -> set[str]:
