@@ -37,3 +37,10 @@ def test_make_targets_exist() -> None:
 
 def test_every_model_is_named() -> None:
     assert [name for name in (*PUBLISHED, *TRAINABLE) if f"`{name}`" not in TEXT] == []
+
+
+def test_quoted_ratios_stand_in_the_table_of_results() -> None:
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"\b\d+(?:\.\d+)?x\b(?!\d)", TEXT.split("## What it costs")[1].split("\n## ")[0])
+    assert quoted
+    assert [ratio for ratio in quoted if f"| {ratio} " not in results and f"| {ratio}, " not in results] == []
