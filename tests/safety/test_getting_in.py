@@ -15,7 +15,7 @@ import minidetr.weights
 from minidetr.errors import InputError
 from minidetr.panoptic import leads_out, path_inside
 from minidetr.presets import PUBLISHED, PUBLISHED_ADDRESS
-from minidetr.train import loop
+from minidetr.train import devices
 from minidetr.train.options import TrainOptions
 
 PACKAGE = Path(minidetr.__file__).parent
@@ -111,7 +111,7 @@ def test_half_precision_on_a_gpu_scales_gradients(monkeypatch):
     made = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)  # a GPU of before 2020
-    monkeypatch.setattr(loop, "Accelerator", lambda **given: made.append(given) or SimpleNamespace(**given))
+    monkeypatch.setattr(devices, "Accelerator", lambda **given: made.append(given) or SimpleNamespace(**given))
     for precision, expected in (("float16", "fp16"), ("auto", "fp16"), ("bfloat16", "bf16"), ("float32", "no")):
-        loop.start_devices(TrainOptions(preset="tiny", precision=precision, device="cuda").filled())
+        devices.start_devices(TrainOptions(preset="tiny", precision=precision, device="cuda").filled())
         assert made[-1]["mixed_precision"] == expected and not made[-1]["cpu"]

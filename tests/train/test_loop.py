@@ -18,8 +18,9 @@ from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
 from minidetr.presets import TRAINABLE
 from minidetr.train.checkpoint import NAME, PREVIOUS
+from minidetr.train.devices import best_precision, start_devices
 from minidetr.train.feed import collate
-from minidetr.train.loop import best_precision, moving_average, parameter_groups, schedule, start_devices, train
+from minidetr.train.loop import moving_average, parameter_groups, schedule, train
 from minidetr.train.objective import Objective, cell_class_loss, start_step
 from minidetr.train.options import MASK_DROP, STAGES, TrainOptions
 from minidetr.train.report import Report

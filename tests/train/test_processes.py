@@ -21,8 +21,8 @@ from minidetr.evaluate.model import evaluate_model
 from minidetr.model import PanopticDETR
 from minidetr.presets import TRAINABLE
 from minidetr.train.checkpoint import NAME
+from minidetr.train.devices import start_devices
 from minidetr.train.feed import EpochBatches, collate
-from minidetr.train.loop import start_devices
 from minidetr.train.objective import start_step
 from minidetr.train.options import TrainOptions
 from minidetr.train.report import SCORES, read_rows
