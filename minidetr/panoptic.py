@@ -116,7 +116,7 @@ def boxes_of_ids(segment_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, 
     if (largest := max(ids.max(), segment_ids.max())) < 1 << 16:  # the usual case, by a table: several times faster
         table = np.zeros(largest + 1, np.int32)
         table[ids] = np.arange(1, len(ids) + 1)
-        index = table[segment_ids]  # 1..K, 0 where the pixel has none of the ids
+        index = table.take(segment_ids)  # 1..K, 0 where the pixel has none of the ids
     else:
         order = np.argsort(ids)
         place = np.searchsorted(ids, segment_ids, sorter=order).clip(max=len(ids) - 1)

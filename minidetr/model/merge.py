@@ -48,8 +48,8 @@ def merge(
     alive = list(range(len(labels)))
     while alive:
         best = best_masks(mask_logits, alive, padded_size, size)  # H W of the image alone
-        best = F.interpolate(best[None, None], original_size, mode="nearest-exact")[0, 0]  # height width, as the photo
-        owner = groups[best.int()]  # height width, the group of each pixel's best mask
+        best = F.interpolate(best[None, None].float(), original_size, mode="nearest-exact")[0, 0]  # height width, as the photo
+        owner = groups.take(best.long())  # height width, the group of each pixel's best mask
         areas = torch.bincount(owner.flatten(), minlength=len(labels))
         large = (areas[groups] > SMALLEST_AREA).tolist()
         if all(large[k] for k in alive):
@@ -59,13 +59,14 @@ def merge(
 
 
 def best_masks(mask_logits: Tensor, alive: list[int], padded_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """mask_logits K h w -> H W float: each pixel's best of the masks `alive`; upsampled one at a time, so memory does not grow."""
-    highest, best = torch.tensor(-torch.inf), torch.empty(0)
-    for k in alive:
-        full = F.interpolate(mask_logits[k][None, None].float(), padded_size, mode="bilinear", align_corners=False)[0, 0]
-        full = full[: size[0], : size[1]]  # without the padding
-        best = best.masked_fill_(full > highest, k) if len(best) else torch.full_like(full, k)
-        highest = torch.maximum(highest.to(full.device), full)
+    """mask_logits K h w -> H W int16: each pixel's best of the masks `alive`; upsampled one at a time, so memory does not grow."""
+    enlarged = (F.interpolate(mask_logits[k][None, None].float(), padded_size, mode="bilinear")[0, 0] for k in alive)
+    planes = (plane[: size[0], : size[1]] for plane in enlarged)  # without the padding
+    highest = next(planes)  # H W
+    best = torch.full_like(highest, alive[0], dtype=torch.int16)
+    for k, plane in zip(alive[1:], planes, strict=True):
+        torch.maximum(best, (plane > highest) * best.new_tensor(k), out=best)  # numbers ascend, so the newer one is the larger one
+        torch.maximum(highest, plane, out=highest)
     return best
 
 
@@ -80,7 +81,7 @@ def panoptic_of(
 ) -> Panoptic:
     """owner H W (index of a mask per pixel), areas K (its pixels) -> segments with ids 1, 2, ... in the order of the queries."""
     id_of_mask = (areas > 0).cumsum(0)  # K, counts the masks that own a pixel
-    segment_ids = id_of_mask.int()[owner].cpu().numpy()
+    segment_ids = id_of_mask.int().take(owner).cpu().numpy()
     present = torch.nonzero(areas).squeeze(1).tolist()
     counted, boxes = boxes_of_ids(segment_ids, np.arange(1, len(present) + 1))
     segments = []
