@@ -108,9 +108,14 @@ def draw_box(axes: Axes, found: Trace, k: int, color: Any = None, width: float =
     if color is None:
         category = next(c for c in found.model.categories if c.id == int(found.labels[k]))
         color = tuple(value / 255 for value in color_of(category))
-    height, length = found.image.shape[:2]
-    left, top, right, bottom = found.boxes()[k].minimum(torch.tensor([length, height, length, height]) - 1).clamp(min=0).tolist()
-    axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=color, linewidth=width)
+    draw_rectangle(axes, found.boxes()[k], found.image.shape[:2], color, linewidth=width)
+
+
+def draw_rectangle(axes: Axes, box: Tensor, size: tuple[int, ...], color: Any, **how: Any) -> None:
+    """A box (left, top, right, bottom in pixels), clipped to an image of `size` (height, width); `how` is for plot."""
+    height, width = size
+    left, top, right, bottom = box.minimum(torch.tensor([width, height, width, height]) - 1).clamp(min=0).tolist()
+    axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=color, **how)
 
 
 # --- the pipeline -----------------------------------------------------------------------------------------------------------

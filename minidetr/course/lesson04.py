@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from PIL import Image
 from torch import Tensor
@@ -116,13 +115,6 @@ def colors_of(model: PanopticDETR) -> dict[int, tuple[float, float, float]]:
     return {c.id: tuple(value / 255 for value in plot.color_of(c)) for c in model.categories}  # type: ignore[misc]
 
 
-def draw_box(axes: Axes, box: Tensor, size: tuple[int, int], color: Any, **how: Any) -> None:
-    """A box (left, top, right, bottom in pixels), kept inside an image of `size` (height, width)."""
-    height, width = size
-    left, top, right, bottom = box.clamp(min=0.5).minimum(torch.tensor([width, height, width, height]) - 1.5).tolist()
-    axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=color, **how)
-
-
 def box_picture(found: figures.Trace) -> Image.Image:
     """The photo, and the boxes of the kept queries with query, class and score written on each."""
     figure = plot.new_figure(8.3, 4.5)
@@ -133,7 +125,7 @@ def box_picture(found: figures.Trace) -> Image.Image:
     words = list(zip(found.query_index.tolist(), found.names(), found.scores.tolist(), strict=True))
     taken: list[tuple[float, float]] = []
     for box, label, (query, name, score) in zip(found.boxes(), found.labels.tolist(), words, strict=True):
-        draw_box(boxes, box, found.image.shape[:2], colors[label], linewidth=2)
+        figures.draw_rectangle(boxes, box, found.image.shape[:2], colors[label], linewidth=2)
         x, y = max(float(box[0]), 2), max(float(box[1]), 9)
         while any(abs(x - other_x) < 62 and abs(y - other_y) < 9 for other_x, other_y in taken) and y < height - 9:
             y += 3  # one label must not hide another
@@ -158,7 +150,7 @@ def attention_picture(found: figures.Trace, weights: Tensor, objects: Sequence[i
         figures.plain(above, weights[query], cmap="magma", extent=(0, width, height, 0))
         figures.looking(below, found, weights[query])
         for axes in (above, below):
-            draw_box(axes, found.boxes()[k], (height, width), "#56b4e9", linewidth=2)
+            figures.draw_rectangle(axes, found.boxes()[k], (height, width), "#56b4e9", linewidth=2)
         above.set_title(f"query {query}: {names[k]}", fontsize=10)
     return plot.picture_of(figure)
 
@@ -196,7 +188,7 @@ def layer_picture(found: figures.Trace, logits: Tensor, boxes: Tensor) -> Image.
         figures.plain(axes, (0.35 * found.image + 0.65 * 255).astype(np.uint8))
         for query, label in zip(found.query_index.tolist(), found.labels.tolist(), strict=True):
             box = box_convert(boxes[layer, query], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
-            draw_box(axes, box, (height, width), colors[label], linewidth=2, alpha=float(scores[layer, query, label]))
+            figures.draw_rectangle(axes, box, (height, width), colors[label], linewidth=2, alpha=float(scores[layer, query, label]))
         mean = scores[layer, found.query_index, found.labels].mean()
         axes.set_title(f"layer {layer + 1}: mean score {mean:.2f}", fontsize=10)
     return plot.picture_of(figure)
@@ -228,7 +220,7 @@ def two_predictions(
         corners = box_convert(boxes[query_index], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
         twins = (box_iou(corners, corners) > 0.5) & (labels[:, None] == labels)
         for k, (box, label) in enumerate(zip(corners, labels.tolist(), strict=True)):
-            draw_box(axes, box, (height, width), colors[label], linewidth=2.2, alpha=0.9)
+            figures.draw_rectangle(axes, box, (height, width), colors[label], linewidth=2.2, alpha=0.9)
             if twins[k].sum() > 1 and not twins[k, :k].any():
                 x, y = float(box[0].clamp(min=0)) + 2, float(box[1].clamp(min=0)) + 3
                 axes.text(x, y, f"×{int(twins[k].sum())}", va="top", fontsize=10, weight="bold", color=figures.INK)

@@ -16,7 +16,7 @@ from torchvision.ops import box_convert, generalized_box_iou
 
 from minidetr import figures, plot
 from minidetr.course import close, exercise, require, require_tensor, sizes
-from minidetr.course.lesson04 import NAMELESS, colors_of, draw_box
+from minidetr.course.lesson04 import NAMELESS, colors_of
 from minidetr.data.targets import Target
 from minidetr.train.matching import CostWeights, matching_cost
 
@@ -172,11 +172,11 @@ def assignment_picture(found: figures.Trace, target: Target, query_index: Tensor
         figures.plain(axes, (0.35 * found.image + 0.65 * 255).astype(np.uint8))
     predicted, true = corners_in_pixels(found.seen.boxes[0], size), corners_in_pixels(target.boxes, size)
     for box in predicted:
-        draw_box(left, box, size, NAMELESS, linewidth=1, linestyle=":")
+        figures.draw_rectangle(left, box, size, NAMELESS, linewidth=1, linestyle=":")
     for query, k in zip(query_index.tolist(), target_index.tolist(), strict=True):
         color = colors[int(target.labels[k])]
-        draw_box(left, predicted[query], size, color, linewidth=2)
-        draw_box(right, true[k], size, color, linewidth=2)
+        figures.draw_rectangle(left, predicted[query], size, color, linewidth=2)
+        figures.draw_rectangle(right, true[k], size, color, linewidth=2)
         start, end = (tuple(((box[:2] + box[2:]) / 2).tolist()) for box in (predicted[query], true[k]))
         line = ConnectionPatch(start, end, "data", "data", axesA=left, axesB=right, shrinkA=8, shrinkB=8)
         line.set(color=color, linewidth=1.8)

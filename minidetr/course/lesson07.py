@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.ops import box_convert
 
 from minidetr.course import exercise, require, require_tensor
 from minidetr.course.lesson06 import tell_apart
 from minidetr.course.pictures import draw
-from minidetr.figures import LIT, Trace, mask_head_stages, plain, titled
+from minidetr.figures import LIT, Trace, draw_box, mask_head_stages, most_alike, titled
 from minidetr.model.backbone import Features
 from minidetr.plot import new_figure, picture_of
 
@@ -176,37 +175,20 @@ def assembled(head: SimpleNamespace, heatmaps: Tensor, features: Features, image
 # --- pictures ---------------------------------------------------------------------------------------------------------------
 
 
-def like(maps: Tensor, mask: Tensor) -> Tensor:
-    """Of `maps` c h' w' the one that goes along most with the finished mask H/4 W/4 (largest correlation): h' w'."""
-    wanted = F.interpolate(mask.sigmoid()[None, None], size=maps.shape[-2:], mode="area").flatten()
-    rows = maps.flatten(1) - maps.flatten(1).mean(1, keepdim=True)  # c h'*w'
-    agreement = rows @ (wanted - wanted.mean()) / rows.norm(dim=1).clamp(min=1e-6)
-    return maps[agreement.argmax()]
-
-
 def stages_of(found: Trace, k: int) -> list[tuple[str, Tensor]]:
     """Object `k` on its way: title and picture of its box, its heatmaps added, one channel after each convolution, its mask."""
     stages = [("heatmaps, added", found.heatmaps[k].sum(0))]
-    stages += [(name, like(maps, found.masks[k])) for name, maps in mask_head_stages(found, k)[:-1]]
+    stages += [(name, most_alike(maps, found.masks[k])) for name, maps in mask_head_stages(found, k)[:-1]]
     stages += [("mask", found.masks[k].sigmoid())]
     sized = [(f"{name}\n{'x'.join(map(str, values.shape))}", values) for name, values in stages]
     return [("box\n", torch.from_numpy(found.image.copy())), *sized]
-
-
-def boxed(axes, found: Trace, k: int) -> None:
-    """The image with the box of object `k`."""
-    plain(axes, found.image)
-    height, width = found.image.shape[:2]
-    box = box_convert(found.seen.boxes[0, found.query_index[k]], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
-    left, top, right, bottom = box.clamp(0, max(height, width) - 1).tolist()
-    axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=LIT, linewidth=2)
 
 
 def one_mask(found: Trace, k: int) -> Image.Image:
     """One object's way through the mask head, in eight pictures."""
     figure = new_figure(8.3, 5.2)
     for axes, (title, values) in zip(figure.subplots(2, 4).flat, stages_of(found, k), strict=True):
-        boxed(axes, found, k) if title.startswith("box") else draw(axes, values)
+        draw_box(axes, found, k, LIT, 2) if title.startswith("box") else draw(axes, values)
         titled(axes, title.replace("box\n", f"the {found.names()[k]}\n"), 10)
     return picture_of(figure)
 
@@ -217,7 +199,7 @@ def several_masks(found: Trace, objects: list[int]) -> Image.Image:
     grid = figure.subplots(len(objects), 8, squeeze=False)
     for axes_row, k in zip(grid, objects, strict=True):
         for axes, (title, values) in zip(axes_row, stages_of(found, k), strict=True):
-            boxed(axes, found, k) if title.startswith("box") else draw(axes, values)
+            draw_box(axes, found, k, LIT, 2) if title.startswith("box") else draw(axes, values)
             if k == objects[0]:
                 titled(axes, title.replace("convolution", "conv").replace(", added", ""), 9)
         axes_row[0].set_ylabel(found.names()[k], fontsize=9)
@@ -228,7 +210,7 @@ def stage_of(found: Trace, k: int, stage: int) -> Image.Image:
     """Object `k`'s box, and beside it what the mask head holds after `stage` (0: heatmaps, 1 to 5: convolutions, 6: mask)."""
     figure = new_figure(8.3, 4.2)
     left, right = figure.subplots(1, 2)
-    boxed(left, found, k)
+    draw_box(left, found, k, LIT, 2)
     titled(left, f"object {k}: {found.names()[k]}\n")
     title, values = stages_of(found, k)[stage + 1]
     draw(right, values)
@@ -246,7 +228,7 @@ def before_and_after(found: Trace, k: int) -> Image.Image:
     hook.remove()
     convolved, normal = kept
     active = normal.relu()
-    channel = next(c for c, values in enumerate(active) if torch.equal(values, like(active, found.masks[k])))
+    channel = next(c for c, values in enumerate(active) if torch.equal(values, most_alike(active, found.masks[k])))
     large = F.interpolate(active[None], scale_factor=2, mode="nearest")[0]
     steps = {"3x3 convolution": convolved, "GroupNorm": normal, "ReLU": active, "nearest, x 2": large}
     figure = new_figure(8.3, 4.3)
@@ -265,7 +247,7 @@ def masks_of(found: Trace, objects: list[int], variants: dict[str, Tensor]) -> I
     figure = new_figure(8.3, 1.42 * len(objects) + 0.45)
     grid = figure.subplots(len(objects), len(variants) + 1, squeeze=False)
     for axes_row, k in zip(grid, objects, strict=True):
-        boxed(axes_row[0], found, k)
+        draw_box(axes_row[0], found, k, LIT, 2)
         axes_row[0].set_ylabel(found.names()[k], fontsize=10)
         for axes, masks in zip(axes_row[1:], variants.values(), strict=True):
             draw(axes, masks[k].sigmoid(), 1.0)
