@@ -1,6 +1,7 @@
 # Every command makes the environment first when it is missing or pyproject.toml has changed; `make help` lists them.
 PYTHON ?= python3
 WORKERS ?= 2
+MINUTES ?= 112
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
 
@@ -9,7 +10,7 @@ ifneq ($(shell $(RUN) -c "import importlib.metadata as m; m.version('minidetr');
 .PHONY: $(INSTALLED)
 endif
 
-.PHONY: help install demo test lint lessons notebooks figures stamp bench fuzz kill load lab clean
+.PHONY: help install demo test lint lessons notebooks figures stamp weights bench fuzz kill load lab clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -47,6 +48,20 @@ figures: install  ## rebuild every figure in images/ from the shipped model
 
 stamp: install  ## write the repository's address of pyproject.toml into the lessons' badges
 	$(RUN) -m minidetr.course.notebooks stamp
+
+# From random weights to the model in the box: boxes on small scenes, then everything on larger ones. Cut off, it goes on from its
+# last checkpoint. MINUTES is the time it has on WORKERS processes; `make weights MINUTES=240` makes a better model.
+TINY := OMP_NUM_THREADS=1 $(RUN) -m accelerate.commands.launch $(if $(filter-out 1,$(WORKERS)),--multi_gpu) \
+	--num_processes $(WORKERS) -m minidetr train
+GIVEN := --preset tiny --workers 0 --augment flip --validation-images 100
+weights: install  ## train the model in the box from scratch and put it there (MINUTES=112)
+	$(TINY) $(if $(wildcard runs/tiny-boxes/checkpoint.pt),--resume runs/tiny-boxes,--output runs/tiny-boxes $(GIVEN) \
+		--steps boxes --size 128 --minutes $(shell expr $(MINUTES) \* 2 / 7) --schedule drop --drop 1 --warmup 0.05)
+	$(TINY) $(if $(wildcard runs/tiny/checkpoint.pt),--resume runs/tiny,--output runs/tiny $(GIVEN) \
+		--from runs/tiny-boxes/last.safetensors --reset mask-head --size 192 --minutes $(shell expr $(MINUTES) \* 5 / 7) \
+		--scenes 10000 --learning-rate 5e-4 --backbone-learning-rate 5e-4 --warmup 0.03 --ema 0.999 \
+		--focal 40 --dice 3 --masks-per-image 4)
+	$(RUN) -m benchmarks.shipped_model runs/tiny-boxes runs/tiny --command "make weights MINUTES=$(MINUTES)"
 
 bench: install  ## measure against transformers and torchmetrics; fills benchmarks/RESULTS.md
 	$(RUN) -m pip install -q -e ".[bench]"

@@ -1,19 +1,22 @@
 """Measure a trained model on held-out scenes and put it in the package, with its card.
 
-    python benchmarks/shipped_model.py runs/tiny-192 --hours 3 --machine "two CPU cores" --command "`minidetr train ...`"
+    python -m benchmarks.shipped_model runs/tiny-boxes runs/tiny --command "make weights"
 
-Writes minidetr/weights/tiny.safetensors (float16, normalisation statistics in float32), minidetr/weights/tiny.md and the curve
-beside it. What is measured is what is written: the half-precision file is loaded again first.
+The runs are given in their order, the last one's weights are shipped. Writes minidetr/weights/tiny.safetensors (float16,
+normalisation statistics in float32), minidetr/weights/tiny.md and the runs' curves beside it. What is measured is what is written:
+the half-precision file is loaded again first.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
+import os
+import platform
 import shutil
 import time
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,6 +25,8 @@ from minidetr.data.scene_data import HELD_OUT_SEED, VALIDATION_SEED, SceneData
 from minidetr.evaluate.model import Evaluation, evaluate_model
 from minidetr.evaluate.panoptic_quality import PanopticQuality
 from minidetr.model import PanopticDETR
+from minidetr.train.checkpoint import read_checkpoint
+from minidetr.train.report import LOSSES
 from minidetr.weights import SHIPPED, save
 
 
@@ -46,16 +51,17 @@ def best_threshold(model: PanopticDETR, size: int) -> float:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of the run whose last weights are shipped")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="folders of the runs, each but the first from the weights of the one before"
+    )
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--threshold", type=float, help="of the shipped model (default: the best on validation scenes)")
-    parser.add_argument("--hours", type=float, required=True, help="of training, for the card")
-    parser.add_argument("--machine", required=True, help="it was trained on, for the card")
-    parser.add_argument("--command", required=True, help="the command or commands that trained it, for the card")
+    parser.add_argument("--machine", default=f"{os.cpu_count()} CPU cores ({platform.machine()})", help="for the card")
+    parser.add_argument("--command", required=True, help="the command that trained it, for the card")
     arguments = parser.parse_args()
 
-    model = PanopticDETR.from_pretrained(arguments.run / "last.safetensors")
+    model = PanopticDETR.from_pretrained(arguments.runs[-1] / "last.safetensors")
     threshold = arguments.threshold or best_threshold(model, arguments.size)
     model.preset = replace(model.preset, threshold=threshold)
     SHIPPED.mkdir(exist_ok=True)
@@ -63,33 +69,54 @@ def main() -> None:
     save(model, target, half=True, notes={"trained_by": arguments.command})
     model = PanopticDETR.from_pretrained(target)
     quality, average_precision, seconds = measure(model, arguments.count, arguments.size)
-    for curve in sorted(arguments.run.glob("curves.png")):
-        shutil.copy(curve, SHIPPED / "tiny_curves.png")
-    options = json.loads((arguments.run / "options.json").read_text(encoding="utf-8"))
-    with (arguments.run / "scores.csv").open(newline="", encoding="utf-8") as file:
-        iterations = list(csv.DictReader(file))[-1]["iteration"]
-    (SHIPPED / "tiny.md").write_text(
-        card(model, quality, average_precision, seconds, options, iterations, arguments), encoding="utf-8"
-    )
+    for old in SHIPPED.glob("tiny_curves*.png"):
+        old.unlink()
+    for run in arguments.runs:
+        shutil.copy(run / "curves.png", SHIPPED / curve_of(run))
+    (SHIPPED / "tiny.md").write_text(card(model, quality, average_precision, seconds, arguments), encoding="utf-8")
     print(quality.table(per_class=True))
 
 
-def card(model, quality, average_precision, seconds, options, iterations, arguments) -> str:
-    """The model card, in Markdown; every number in it was measured or is an option of the run."""
+def curve_of(run: Path) -> str:
+    """The name of the picture of a run's curves beside the weights."""
+    return f"tiny_curves_{run.name}.png"
+
+
+def described(run: Path) -> str:
+    """One run in words: what it trained on what, how long."""
+    saved, _ = read_checkpoint(run)
+    options, iterations = saved["options"], saved["place"]["iteration"]
+    first, last = options["scene_seed"], options["scene_seed"] + options["scenes"] - 1
+    what = f"{options['steps']} at {options['size']} pixels, scenes of seeds {first} to {last}"
+    return f"{what}, {iterations} iterations of {options['batch_size']}, {training_hours(run):.1f} hours, seed {options['seed']}"
+
+
+def training_hours(run: Path) -> float:
+    """Hours that a run's iterations took, from its rate of images (evaluation left out)."""
+    options = read_checkpoint(run)[0]["options"]
+    with (run / LOSSES).open(newline="", encoding="utf-8") as file:
+        last = list(csv.DictReader(file))[-1]
+    return int(last["iteration"]) * options["batch_size"] / float(last["images_per_second"]) / 3600
+
+
+def card(model, quality, average_precision, seconds, arguments) -> str:
+    """The model card, in Markdown; every number in it was measured or is an option of the runs."""
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     size = (SHIPPED / "tiny.safetensors").stat().st_size / 1e6
     table = quality.table(per_class=True)
+    runs = {f"run {n}": described(run) for n, run in enumerate(arguments.runs, 1)}
+    hours = sum(training_hours(run) for run in arguments.runs)
     rows = {
-        "trained by": f"{arguments.command}; random weights at the start, rendered scenes as the only data",
-        "data": f"`minidetr.data.scenes`, seeds {options['scene_seed']} to {options['scene_seed'] + options['scenes'] - 1}",
-        "last step": f"{options['size']} pixels, {iterations} iterations of {options['batch_size']} images, seed {options['seed']}",
-        "machine and time": f"{arguments.machine}, {arguments.hours:g} hours",
+        "trained by": f"`{arguments.command}`; random weights at the start, rendered scenes as the only data",
+        **runs,
+        "machine and time": f"{arguments.machine}, {date.today()}, {hours:.1f} hours",
         "measured on": f"{arguments.count} scenes of {arguments.size} pixels, seeds from {HELD_OUT_SEED}, never trained on",
         "threshold": f"queries scored above {model.preset.threshold} are kept",
         "box AP": f"{100 * average_precision:.1f} (boxes around stuff and things)",
         "speed": f"{seconds:.3f} s an image in that measurement, rendering included, one process on a CPU",
     }
     about = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    curves = "\n\n".join(f"![losses and validation scores of {run.name}]({curve_of(run)})" for run in arguments.runs)
     return f"""# tiny: the model in the box
 
 A plain DETR of {parameters:.1f} million parameters ({size:.1f} MB, float16 but for normalisation statistics).
@@ -102,13 +129,14 @@ A plain DETR of {parameters:.1f} million parameters ({size:.1f} MB, float16 but 
 {table}
 ```
 
-![losses and validation scores of the last step](tiny_curves.png)
+{curves}
 
 ## What it cannot do
 
 It has seen drawn construction scenes and nothing else. On photos its answer means nothing: fine-tune `r18`, or use published
 weights. It has {model.preset.queries} queries, so at most so many segments an image, and it was trained on square images of
-{options["size"]} pixels. Its outlines are worst at thin parts (crane hooks, booms, limbs); what it misses most is far or hidden.
+{model.preset.short_side} pixels. Its outlines are worst at thin parts (crane hooks, booms, limbs); what it misses most is far or
+hidden.
 """
 
 
