@@ -2,6 +2,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 MINUTES ?= 112
+RUNS ?= runs
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
 
@@ -55,13 +56,13 @@ TINY := OMP_NUM_THREADS=1 $(RUN) -m accelerate.commands.launch $(if $(filter-out
 	--num_processes $(WORKERS) -m minidetr train
 GIVEN := --preset tiny --workers 0 --augment flip --validation-images 100
 weights: install  ## train the model in the box from scratch and put it there (MINUTES=112)
-	$(TINY) $(if $(wildcard runs/tiny-boxes/checkpoint.pt),--resume runs/tiny-boxes,--output runs/tiny-boxes $(GIVEN) \
+	$(TINY) $(if $(wildcard $(RUNS)/tiny-boxes/checkpoint.pt),--resume $(RUNS)/tiny-boxes,--output $(RUNS)/tiny-boxes $(GIVEN) \
 		--steps boxes --size 128 --minutes $(shell expr $(MINUTES) \* 2 / 7) --schedule drop --drop 1 --warmup 0.05)
-	$(TINY) $(if $(wildcard runs/tiny/checkpoint.pt),--resume runs/tiny,--output runs/tiny $(GIVEN) \
-		--from runs/tiny-boxes/last.safetensors --reset mask-head --size 192 --minutes $(shell expr $(MINUTES) \* 5 / 7) \
+	$(TINY) $(if $(wildcard $(RUNS)/tiny/checkpoint.pt),--resume $(RUNS)/tiny,--output $(RUNS)/tiny $(GIVEN) \
+		--from $(RUNS)/tiny-boxes/last.safetensors --reset mask-head --size 192 --minutes $(shell expr $(MINUTES) \* 5 / 7) \
 		--scenes 10000 --learning-rate 5e-4 --backbone-learning-rate 5e-4 --warmup 0.03 --ema 0.999 \
 		--focal 40 --dice 3 --masks-per-image 4)
-	$(RUN) -m benchmarks.shipped_model runs/tiny-boxes runs/tiny --command "make weights MINUTES=$(MINUTES)"
+	$(RUN) -m benchmarks.shipped_model $(RUNS)/tiny-boxes $(RUNS)/tiny --command "make weights MINUTES=$(MINUTES)"
 
 bench: install  ## measure against transformers and torchmetrics; fills benchmarks/RESULTS.md
 	$(RUN) -m pip install -q -e ".[bench]"

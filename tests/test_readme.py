@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from minidetr.cli import build_parser
 from minidetr.presets import PUBLISHED, TRAINABLE
+from minidetr.train.options import TrainOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,3 +47,14 @@ def test_quoted_ratios_stand_in_the_table_of_results() -> None:
     quoted = re.findall(r"\b\d+(?:\.\d+)?x\b(?!\d)", TEXT.split("## What it costs")[1].split("\n## ")[0])
     assert quoted
     assert [ratio for ratio in quoted if f"| {ratio} " not in results and f"| {ratio}, " not in results] == []
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_shipped_model_s_recipe_is_one_that_can_be_run(tmp_path: Path) -> None:
+    dry = subprocess.run(["make", "-n", "weights", f"RUNS={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    parts = [line.partition(" -m minidetr ")[2] for line in dry.stdout.splitlines() if " -m minidetr train" in line]
+    runs = [vars(build_parser().parse_args(shlex.split(part))) for part in parts]
+    known = [{k: v for k, v in run.items() if k in TrainOptions.__dataclass_fields__ and v is not None} for run in runs]
+    boxes, joint = (TrainOptions(**given).filled() for given in known)
+    assert (boxes.steps, joint.steps, joint.size) == ("boxes", "joint", TRAINABLE["tiny"].short_side)
+    assert joint.from_ == f"{boxes.output}/last.safetensors" and boxes.from_ is None and boxes.data == joint.data == "scenes"

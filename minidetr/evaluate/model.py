@@ -47,11 +47,12 @@ def evaluate_model(
     data: PanopticDataset,
     indices: Iterable[int],
     threshold: float | None = None,
+    masks: bool = True,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Evaluation:
     """Segment the images `indices` of `data` (untransformed) and count. `threshold` as in `PanopticDETR.segment`.
 
-    A model without a mask head has its boxes counted only.
+    Without `masks`, or of a model without a mask head, boxes are counted only.
     """
     threshold = model.preset.threshold if threshold is None else threshold
     was_training, device = model.training, next(model.parameters()).device
@@ -63,7 +64,7 @@ def evaluate_model(
         batch = Batch.pad(group).to(device)
         with autocast():
             seen = model.detect(batch)
-            results = model.panoptic(seen, batch, originals, threshold) if model.mask_head is not None else []
+            results = model.panoptic(seen, batch, originals, threshold) if masks and model.mask_head is not None else []
         image_id = data.image_ids[index]
         found.truth.append({"image_id": image_id, "segments_info": segments_info})
         found.boxes += box_predictions(seen.logits[0], seen.boxes[0], image_id, picture.size, {c.id for c in model.categories})

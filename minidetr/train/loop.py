@@ -110,7 +110,8 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
                 place.step, place.epoch, place.batch, place.step_iteration, place.seconds = number + 1, 0, 0, 0, 0.0
     if report is not None:
         report.close()
-        done = f"done: {folder / 'last.safetensors'}, best PQ {max(place.best, 0):.1f}"
+        score = "box AP" if settings.steps == "boxes" else "PQ"
+        done = f"done: {folder / 'last.safetensors'}, best {score} {max(place.best, 0):.1f}"
         say(f"stopped: go on with --resume {folder}" if stopped else done)
     return model.eval()
 
@@ -132,7 +133,8 @@ class Step:
 
     def __init__(self, run: Run, model: PanopticDETR, name: str, saved: dict[str, Any] | None):
         """`saved` is a checkpoint to go on from, or None at the start of a step."""
-        self.run, self.model, options, accelerator, place = run, model, run.options, run.accelerator, run.place
+        self.run, self.model, self.name = run, model, name
+        options, accelerator, place = run.options, run.accelerator, run.place
         self.objective = start_step(model, options, name)
         groups = parameter_groups(self.objective, options)
         optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay, fused=True)  # one pass over memory instead of six
@@ -160,6 +162,7 @@ class Step:
         hidden = True if rank or options.quiet else None  # None: where nobody looks, too
         self.bar = tqdm(total=self.total, initial=place.step_iteration, desc=name, unit="it", disable=hidden)
         if saved is None:
+            place.best = -1.0
             torch.manual_seed(options.seed + 1000 * place.step + rank)  # dropout and sampling differ between processes
         else:
             set_random_state(saved["random"][rank % len(saved["random"])])
@@ -251,25 +254,27 @@ class Step:
         return cast(PanopticDETR, self.average.module) if self.average is not None else self.model
 
     def evaluate(self) -> None:
-        """PQ and box AP on the validation data, shared out over the processes; weights, curves and pictures into the folder."""
+        """Box AP and, from a step that trains masks, PQ on the validation data, shared out over the processes.
+
+        Weights, curves and pictures go into the run's folder.
+        """
         accelerator, options, data, place = self.run.accelerator, self.run.options, self.run.validation, self.run.place
+        masks = self.name != "boxes"
         mine = range(accelerator.process_index, min(len(data), options.validation_images), accelerator.num_processes)
-        found = evaluate_model(self.judged, data, mine, autocast=accelerator.autocast)
+        found = evaluate_model(self.judged, data, mine, masks=masks, autocast=accelerator.autocast)
         parts = gather_object([found]) if accelerator.num_processes > 1 else [found]
         if self.run.report is not None:
-            row = {"iteration": place.iteration, "epoch": self.epoch} | scores_of(sum(parts, Evaluation()), data)
-            self.run.report.add(SCORES, row)
-            tqdm.write(
-                f"iteration {place.iteration}: PQ {row['PQ']:.1f} "
-                f"(things {row['PQ things']:.1f}, stuff {row['PQ stuff']:.1f}), box AP {row['box AP']:.1f}"
-            )
-            score = row["box AP"] if options.steps == "boxes" else row["PQ"]
+            scores = scores_of(sum(parts, Evaluation()), data, masks)
+            self.run.report.add(SCORES, {"iteration": place.iteration, "epoch": self.epoch} | scores)
+            told = ("PQ", "PQ things", "PQ stuff", "box AP")
+            tqdm.write(f"iteration {place.iteration}: {', '.join(f'{name} {scores[name]:.1f}' for name in told if name in scores)}")
+            score = scores["PQ" if masks else "box AP"]
             self.save_weights("last.safetensors")
             if score > place.best or not (options.run / "best.safetensors").exists():
                 place.best = score if math.isfinite(score) else place.best
                 self.save_weights("best.safetensors")
             self.run.report.curves()
-            if self.model.mask_head is not None and options.steps != "boxes":
+            if masks:
                 self.run.report.pictures(self.judged, data, f"{place.iteration:08d}")
         accelerator.wait_for_everyone()
         place.evaluation_due = False
@@ -304,12 +309,13 @@ class Step:
         self.last_saved = self.last_seen = time.monotonic()
 
 
-def scores_of(found: Evaluation, data: PanopticDataset) -> dict[str, float]:
-    """PQ, SQ and RQ of all, things and stuff, and box AP, in percent, by the column names of scores.csv."""
-    quality = found.panoptic_quality(data)
+def scores_of(found: Evaluation, data: PanopticDataset, masks: bool) -> dict[str, float]:
+    """Box AP and, with `masks`, PQ, SQ and RQ of all, things and stuff, in percent, by the column names of scores.csv."""
     row: dict[str, float] = {}
-    for name, scores in (("", quality.all), (" things", quality.things), (" stuff", quality.stuff)):
-        row |= {"PQ" + name: 100 * scores.pq, "SQ" + name: 100 * scores.sq, "RQ" + name: 100 * scores.rq}
+    if masks:
+        quality = found.panoptic_quality(data)
+        for name, scores in (("", quality.all), (" things", quality.things), (" stuff", quality.stuff)):
+            row |= {"PQ" + name: 100 * scores.pq, "SQ" + name: 100 * scores.sq, "RQ" + name: 100 * scores.rq}
     return row | {"box AP": 100 * found.box_average_precision(data)["AP"]}
 
 

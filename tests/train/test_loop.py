@@ -23,7 +23,7 @@ from minidetr.train.feed import collate
 from minidetr.train.loop import moving_average, parameter_groups, schedule, train
 from minidetr.train.objective import Objective, cell_class_loss, start_step
 from minidetr.train.options import MASK_DROP, STAGES, TrainOptions
-from minidetr.train.report import Report
+from minidetr.train.report import Report, read_rows
 
 SIZE = 64
 MASK_HEAD = STAGES["mask-head"]
@@ -132,6 +132,16 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tiny, tmp_path, no_pictures,
     assert f"{run / NAME} is damaged" in (out := capsys.readouterr().out) and f"resumed: {run} at iteration 1" in out
     assert equal(expected.state_dict(), resumed.state_dict())
     assert (run / PREVIOUS).exists()
+
+
+def test_masks_are_judged_where_they_train(tiny, tmp_path, no_pictures, capsys):
+    train(output=str(tmp_path), **tiny | {"steps": "boxes,masks", "epochs": 1, "mask_epochs": 1, "evaluate_every": 1})
+    boxes, masks = read_rows(tmp_path / "scores.csv")
+    assert boxes["PQ"] == "" and 0 <= float(boxes["box AP"]) <= 100 and 0 <= float(masks["PQ"]) <= 100
+    out = capsys.readouterr().out
+    assert f"iteration {boxes['iteration']}: box AP" in out and f"iteration {masks['iteration']}: PQ" in out
+    best = torch.load(tmp_path / NAME, weights_only=True)["place"]["best"]
+    assert best == pytest.approx(float(masks["PQ"]), rel=1e-4)  # the box step's AP must not stand above every PQ
 
 
 def test_a_run_is_neither_overwritten_nor_made_up(tiny, tmp_path, no_pictures):
