@@ -193,12 +193,15 @@ def regions(height: int, width: int, count: int, seed: int) -> np.ndarray:
     return np.stack([(rows - y) ** 2 + (columns - x) ** 2 for y, x in points]).argmin(0).astype(np.int32) + 1
 
 
-def training_batch() -> tuple[Batch, list]:
-    """Two images of 640x640 with ten segments each."""
+def training_batch(side: int = 640) -> tuple[Batch, list]:
+    """Two square images with ten segments each."""
     classes = sorted(CATEGORIES)
-    images = [(picture(640, 640, seed).float() / 255 - 0.45) / 0.225 for seed in (1, 2)]
+    images = [(picture(side, side, seed).float() / 255 - 0.45) / 0.225 for seed in (1, 2)]
     segments = [{"id": i, "category_id": classes[11 * i]} for i in range(1, 11)]
-    return Batch.pad(images), [target_from_panoptic(regions(640, 640, 10, seed), segments, seed) for seed in (1, 2)]
+    return Batch.pad(images), [target_from_panoptic(regions(side, side, 10, seed), segments, seed) for seed in (1, 2)]
+
+
+COMPARED = 192  # pixels: what is compared is computed in float64, since float32's sums differ by more than the formulas may
 
 
 GRADIENTS = {  # minidetr's names -> those of transformers
@@ -225,7 +228,12 @@ def training_ours(folder: Path, step: str) -> Build:
         losses["total"].backward()
         return losses
 
-    def result(losses: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    def result(_: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        nonlocal batch, targets
+        batch, targets = training_batch(COMPARED)
+        objective.double()
+        batch.images = batch.images.double()
+        losses = run()
         parameters = dict(model.named_parameters())
         gradients = {ours: parameters[ours].grad.numpy() for ours in GRADIENTS}
         return gradients | {name: losses[name].detach().numpy() for name in ("focal", "dice")}
@@ -233,15 +241,20 @@ def training_ours(folder: Path, step: str) -> Build:
     return run, result
 
 
+def labels_of(targets: list, dtype: torch.dtype = torch.float32) -> list[dict[str, Tensor]]:
+    """Targets as `transformers` takes them."""
+    return [{"class_labels": t.labels, "boxes": t.boxes.to(dtype), "masks": t.masks.to(dtype)} for t in targets]
+
+
 def training_theirs(folder: Path, step: str) -> Build:
-    """The same of `transformers` with its own loss."""
-    changes = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "auxiliary_loss": step == "joint"}
-    model = their_model(folder, **changes).train()
+    """The same of `transformers` with its own loss, but without auxiliary losses: those change what its decoder computes (5.23
+    hands each layer the normalised output of the one before), and cost little."""
+    model = their_model(folder, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0).train()
     if step == "masks":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(("mask_head.", "bbox_attention.")))
     batch, targets = training_batch()
-    labels = [{"class_labels": t.labels, "boxes": t.boxes, "masks": t.masks.float()} for t in targets]
+    labels = labels_of(targets)
 
     def run() -> dict[str, Tensor]:
         model.zero_grad()
@@ -249,7 +262,14 @@ def training_theirs(folder: Path, step: str) -> Build:
         output.loss.backward()
         return output.loss_dict
 
-    def result(losses: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    def result(_: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        nonlocal batch, targets, labels
+        batch, targets = training_batch(COMPARED)
+        labels = labels_of(targets, torch.float64)
+        model.double()
+        torch.set_default_dtype(torch.float64)  # for the weights that its loss makes anew
+        batch.images = batch.images.double()
+        losses = run()
         parameters = dict(model.named_parameters())
         gradients = {ours: parameters[theirs].grad.numpy() for ours, theirs in GRADIENTS.items()}
         return gradients | {"focal": losses["loss_mask"].detach().numpy(), "dice": losses["loss_dice"].detach().numpy()}

@@ -71,15 +71,10 @@ def main() -> None:
     quality, average_precision, seconds = measure(model, arguments.count, arguments.size)
     for old in SHIPPED.glob("tiny_curves*.png"):
         old.unlink()
-    for run in arguments.runs:
-        shutil.copy(run / "curves.png", SHIPPED / curve_of(run))
+    for number, run in enumerate(arguments.runs, 1):
+        shutil.copy(run / "curves.png", SHIPPED / f"tiny_curves_{number}.png")
     (SHIPPED / "tiny.md").write_text(card(model, quality, average_precision, seconds, arguments), encoding="utf-8")
     print(quality.table(per_class=True))
-
-
-def curve_of(run: Path) -> str:
-    """The name of the picture of a run's curves beside the weights."""
-    return f"tiny_curves_{run.name}.png"
 
 
 def described(run: Path) -> str:
@@ -116,7 +111,7 @@ def card(model, quality, average_precision, seconds, arguments) -> str:
         "speed": f"{seconds:.3f} s an image in that measurement, rendering included, one process on a CPU",
     }
     about = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
-    curves = "\n\n".join(f"![losses and validation scores of {run.name}]({curve_of(run)})" for run in arguments.runs)
+    curves = "\n\n".join(f"![losses and validation scores of {run}](tiny_curves_{run[-1]}.png)" for run in runs)
     return f"""# tiny: the model in the box
 
 A plain DETR of {parameters:.1f} million parameters ({size:.1f} MB, float16 but for normalisation statistics).
