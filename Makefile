@@ -1,7 +1,7 @@
 # Every command makes the environment first when it is missing or pyproject.toml has changed; `make help` lists them.
 PYTHON ?= python3
 WORKERS ?= 2
-MINUTES ?= 112
+MINUTES ?= 107
 RUNS ?= runs
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -54,12 +54,13 @@ stamp: install  ## write the repository's address of pyproject.toml into the les
 # last checkpoint. MINUTES is the time it has on WORKERS processes; `make weights MINUTES=240` makes a better model.
 TINY := OMP_NUM_THREADS=1 $(RUN) -m accelerate.commands.launch $(if $(filter-out 1,$(WORKERS)),--multi_gpu) \
 	--num_processes $(WORKERS) -m minidetr train
+BOX_MINUTES = $(shell expr $(MINUTES) \* 3 / 10)
 GIVEN := --preset tiny --workers 0 --augment flip --validation-images 100
-weights: install  ## train the model in the box from scratch and put it there (MINUTES=112)
+weights: install  ## train the model in the box from scratch and put it there (MINUTES=107)
 	$(TINY) $(if $(wildcard $(RUNS)/tiny-boxes/checkpoint.pt),--resume $(RUNS)/tiny-boxes,--output $(RUNS)/tiny-boxes $(GIVEN) \
-		--steps boxes --size 128 --minutes $(shell expr $(MINUTES) \* 2 / 7) --schedule drop --drop 1 --warmup 0.05)
+		--steps boxes --size 128 --minutes $(BOX_MINUTES) --schedule drop --drop 1 --warmup 0.05)
 	$(TINY) $(if $(wildcard $(RUNS)/tiny/checkpoint.pt),--resume $(RUNS)/tiny,--output $(RUNS)/tiny $(GIVEN) \
-		--from $(RUNS)/tiny-boxes/last.safetensors --reset mask-head --size 192 --minutes $(shell expr $(MINUTES) \* 5 / 7) \
+		--from $(RUNS)/tiny-boxes/last.safetensors --reset mask-head --size 192 --minutes $(shell expr $(MINUTES) - $(BOX_MINUTES)) \
 		--scenes 10000 --learning-rate 5e-4 --backbone-learning-rate 5e-4 --warmup 0.03 --ema 0.999 \
 		--focal 40 --dice 3 --masks-per-image 4)
 	$(RUN) -m benchmarks.shipped_model $(RUNS)/tiny-boxes $(RUNS)/tiny --command "make weights MINUTES=$(MINUTES)"

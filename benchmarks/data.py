@@ -114,7 +114,7 @@ def quality_torchmetrics(folder: Path) -> Build:
     from torchmetrics.detection import PanopticQuality
 
     def run() -> float:
-        metric = PanopticQuality(things=set(range(1, 21)), stuffs=set(range(21, 31)))
+        metric = PanopticQuality(things=set(CLASSES), stuffs=set())  # as stuff, segments of a class would be one
         for both in read_contents(folder):
             pair = []
             for ids, annotation in zip(read_pair(folder, both[0]), both, strict=True):
