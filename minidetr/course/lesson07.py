@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from minidetr.course import exercise, require, require_tensor
 from minidetr.course.lesson06 import tell_apart
 from minidetr.course.pictures import draw
-from minidetr.figures import LIT, Trace, draw_box, mask_head_stages, most_alike, titled
+from minidetr.figures import LIT, Trace, draw_box, mask_head_stages, most_alike, plain, titled
 from minidetr.model.backbone import Features
 from minidetr.plot import new_figure, picture_of
 
@@ -184,11 +184,17 @@ def stages_of(found: Trace, k: int) -> list[tuple[str, Tensor]]:
     return [("box\n", torch.from_numpy(found.image.copy())), *sized]
 
 
+def boxed(axes, found: Trace, k: int) -> None:
+    """The image with the box of object `k`."""
+    plain(axes, found.image)
+    draw_box(axes, found, k, LIT, 2)
+
+
 def one_mask(found: Trace, k: int) -> Image.Image:
     """One object's way through the mask head, in eight pictures."""
     figure = new_figure(8.3, 5.2)
     for axes, (title, values) in zip(figure.subplots(2, 4).flat, stages_of(found, k), strict=True):
-        draw_box(axes, found, k, LIT, 2) if title.startswith("box") else draw(axes, values)
+        boxed(axes, found, k) if title.startswith("box") else draw(axes, values)
         titled(axes, title.replace("box\n", f"the {found.names()[k]}\n"), 10)
     return picture_of(figure)
 
@@ -199,7 +205,7 @@ def several_masks(found: Trace, objects: list[int]) -> Image.Image:
     grid = figure.subplots(len(objects), 8, squeeze=False)
     for axes_row, k in zip(grid, objects, strict=True):
         for axes, (title, values) in zip(axes_row, stages_of(found, k), strict=True):
-            draw_box(axes, found, k, LIT, 2) if title.startswith("box") else draw(axes, values)
+            boxed(axes, found, k) if title.startswith("box") else draw(axes, values)
             if k == objects[0]:
                 titled(axes, title.replace("convolution", "conv").replace(", added", ""), 9)
         axes_row[0].set_ylabel(found.names()[k], fontsize=9)
@@ -210,7 +216,7 @@ def stage_of(found: Trace, k: int, stage: int) -> Image.Image:
     """Object `k`'s box, and beside it what the mask head holds after `stage` (0: heatmaps, 1 to 5: convolutions, 6: mask)."""
     figure = new_figure(8.3, 4.2)
     left, right = figure.subplots(1, 2)
-    draw_box(left, found, k, LIT, 2)
+    boxed(left, found, k)
     titled(left, f"object {k}: {found.names()[k]}\n")
     title, values = stages_of(found, k)[stage + 1]
     draw(right, values)
@@ -247,7 +253,7 @@ def masks_of(found: Trace, objects: list[int], variants: dict[str, Tensor]) -> I
     figure = new_figure(8.3, 1.42 * len(objects) + 0.45)
     grid = figure.subplots(len(objects), len(variants) + 1, squeeze=False)
     for axes_row, k in zip(grid, objects, strict=True):
-        draw_box(axes_row[0], found, k, LIT, 2)
+        boxed(axes_row[0], found, k)
         axes_row[0].set_ylabel(found.names()[k], fontsize=10)
         for axes, masks in zip(axes_row[1:], variants.values(), strict=True):
             draw(axes, masks[k].sigmoid(), 1.0)
