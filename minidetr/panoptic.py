@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from minidetr.errors import InputError
 
@@ -110,6 +109,8 @@ def boxes_of_ids(segment_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, 
     `segment_ids` H x W, `ids` K -> areas K (int64) and boxes K x 4 (x, y, width, height; int64), with +1 so that one pixel has
     a box of 1 x 1 (the reference leaves it out). An id without a pixel has area 0 and an all-zero box.
     """
+    from scipy import ndimage  # here: importing it takes half a second, and the processes that count PQ never call this
+
     areas, boxes = np.zeros(len(ids), np.int64), np.zeros((len(ids), 4), np.int64)
     if not len(ids):
         return areas, boxes

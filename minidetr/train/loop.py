@@ -170,19 +170,20 @@ class Step:
     def train(self) -> bool:
         """Train from the run's place to the end of the step; True if asked to stop before. The model ends with averaged weights."""
         place, accelerator, options = self.run.place, self.run.accelerator, self.run.options
-        over, stopping = self.progress() >= 1, False  # a run may be resumed at the very end of a step
+        progress, stopping = self.progress(), False  # a run may be resumed at the very end of a step
         if place.evaluation_due:
             self.evaluate()
             self.save()
         self.wrapped.train()
         self.last_saved = self.last_seen = time.monotonic()
         with stop_requested() as stop:
-            while not (over or stopping):
+            while progress < 1 and not stopping:
                 for batch, targets in loader(self.run.data, self.batches.of_epoch(place.epoch, place.batch), options.workers):
-                    factor = schedule(options, self.progress(), self.drop)
+                    factor = schedule(options, progress, self.drop)
                     losses = self.iterate(batch, targets, factor)
                     self.count(losses, factor)
-                    over, stopping = self.progress() >= 1, bool(agreed(accelerator, float(stop.asked)))
+                    progress, stopping = self.progress(), bool(agreed(accelerator, float(stop.asked)))
+                    over = progress >= 1
                     place.evaluation_due = place.step_iteration % self.every == 0 or over
                     if place.evaluation_due and not stopping:  # who asks to stop may not wait: then it is done on --resume
                         self.evaluate()
