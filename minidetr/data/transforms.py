@@ -67,14 +67,6 @@ class RandomSizeCrop(v2.Transform):
         return self._call_kernel(F.crop, inpt, **params)
 
 
-class RandomResizedCrop(v2.RandomResizedCrop):
-    """That of torchvision, but with the ids kept exactly over the image, see `_resize`."""
-
-    def transform(self, inpt: Any, params: dict[str, int]) -> Any:
-        """Apply the crop to the image or to the ids; called by torchvision."""
-        return _resize(self._call_kernel(F.crop, inpt, **params), self.size)
-
-
 def training_transform(
     short_sides: Sequence[int] = tuple(range(480, 801, 32)),
     max_size: int = 1333,
@@ -94,15 +86,6 @@ def training_transform(
 def evaluation_transform(short_side: int = 800, max_size: int = 1333) -> v2.Transform:
     """Resize the short side to `short_side`, unless the long side would exceed `max_size`: then that to `max_size`."""
     return ResizeShortSide([short_side], max_size)
-
-
-def scene_transform(size: int) -> v2.Transform:
-    """For small rendered scenes, cheap enough for a CPU: flip, cut off a tenth of each side at most, scale to `size`, vary colour.
-
-    Harder crops cost more than they bring: scenes are not scarce, and what is learned of sizes and places no longer fits them.
-    """
-    crop = RandomResizedCrop(size, scale=(0.8, 1.0), ratio=(0.9, 1.1))  # `scale` is of the area
-    return v2.Compose([v2.RandomHorizontalFlip(), crop, v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)])
 
 
 def _resize(inpt: Tensor, size: Sequence[int]) -> Tensor:

@@ -38,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     data = parser.add_argument_group("data")
     data.add_argument("--size", type=int, metavar="PIXELS", help="short side of the images")
-    data.add_argument("--augment", choices=("full", "flip", "none"), help="flips, sizes and crops; flips; nothing (default: full)")
+    data.add_argument(
+        "--augment",
+        choices=("full", "flip", "none"),
+        help="flips, sizes, crops (scenes: flips); flips; nothing (default: full)",
+    )
     data.add_argument("--scenes", type=int, metavar="COUNT", help="scenes rendered for training (default: 8000)")
     data.add_argument("--scene-seed", type=int, metavar="SEED", help="of the first of them (default: 0)")
     data.add_argument("--validation-images", type=int, metavar="COUNT", help="at most so many are evaluated (default: 256)")

@@ -17,7 +17,7 @@ from minidetr.data.batch import Batch
 from minidetr.data.coco import CocoPanoptic, PanopticDataset
 from minidetr.data.scene_data import HELD_OUT_SEED, VALIDATION_SEED, SceneData
 from minidetr.data.targets import Target
-from minidetr.data.transforms import evaluation_transform, scene_transform, training_transform
+from minidetr.data.transforms import evaluation_transform, training_transform
 from minidetr.errors import InputError, WorkerDied
 from minidetr.train.options import TrainOptions
 
@@ -57,10 +57,9 @@ def augmentation(options: TrainOptions) -> v2.Transform:
     resize = evaluation_transform(options.size, max(options.size, round(1333 * scale)))
     if options.augment == "none":
         return resize
-    if options.augment == "flip":
+    # Scenes are not scarce: crops of them cost more than they bring, for what is learned of sizes and places fits them no more.
+    if options.augment == "flip" or options.data == "scenes":
         return v2.Compose([v2.RandomHorizontalFlip(), resize])
-    if options.data == "scenes":
-        return scene_transform(options.size)
     short_sides = tuple(round(side * scale) for side in range(480, 801, 32))
     crops, crop_range = tuple(round(side * scale) for side in (400, 500, 600)), (round(384 * scale), round(600 * scale))
     return training_transform(short_sides, round(1333 * scale), crops, crop_range)

@@ -49,7 +49,7 @@ class TrainOptions:
     freeze: tuple[str, ...] | None = None  # stages that do not train
     queries: int | None = None
     size: int | None = None  # short side in pixels
-    augment: str = "full"  # DETR's flips, sizes and crops (of scenes: flips, small crops, colour); "flip"; or "none"
+    augment: str = "full"  # DETR's flips, sizes and crops (of scenes: flips alone); "flip"; or "none"
     scenes: int = 8000  # rendered for training, with --data scenes
     scene_seed: int = 0
     validation_images: int = 256

@@ -15,7 +15,7 @@ from minidetr.data.coco import CocoPanoptic, PanopticDataset, write_coco_panopti
 from minidetr.data.images import denormalise, to_tensor
 from minidetr.data.scene_data import SceneData
 from minidetr.data.targets import boxes_from_masks, target_from_panoptic
-from minidetr.data.transforms import evaluation_transform, scene_transform
+from minidetr.data.transforms import evaluation_transform, training_transform
 from minidetr.errors import InputError
 from minidetr.panoptic import decode_ids, encode_ids
 
@@ -378,7 +378,7 @@ def test_a_data_loader_with_processes_gives_the_same(tmp_path):
 
 
 def test_transformed_scenes_repeat_with_the_seed():
-    dataset = SceneData(1, size=64, transform=scene_transform(48))
+    dataset = SceneData(1, size=64, transform=training_transform((48,), 64, (48,), (30, 48)))
     torch.manual_seed(1)
     (first, target), (other, _) = dataset[0], dataset[0]
     torch.manual_seed(1)
