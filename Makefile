@@ -1,7 +1,7 @@
 # Every command makes the environment first when it is missing or pyproject.toml has changed; `make help` lists them.
 PYTHON ?= python3
 WORKERS ?= 2
-MINUTES ?= 107
+MINUTES ?= 214
 RUNS ?= runs
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -50,20 +50,22 @@ figures: install  ## rebuild every figure in images/ from the shipped model
 stamp: install  ## write the repository's address of pyproject.toml into the lessons' badges
 	$(RUN) -m minidetr.course.notebooks stamp
 
-# From random weights to the model in the box: boxes on small scenes, then everything on larger ones. Cut off, it goes on from its
-# last checkpoint. MINUTES is the time it has on WORKERS processes; `make weights MINUTES=240` makes a better model.
+# From random weights to the model in the box: boxes on small scenes, then everything on larger and larger ones. Cut off, it goes on
+# from its last checkpoint. MINUTES is the time it has on WORKERS processes; `make weights MINUTES=400` makes a better model.
 TINY := OMP_NUM_THREADS=1 $(RUN) -m accelerate.commands.launch $(if $(filter-out 1,$(WORKERS)),--multi_gpu) \
 	--num_processes $(WORKERS) -m minidetr train
-BOX_MINUTES = $(shell expr $(MINUTES) \* 3 / 10)
-GIVEN := --preset tiny --workers 0 --augment flip --validation-images 100
-weights: install  ## train the model in the box from scratch and put it there (MINUTES=107)
-	$(TINY) $(if $(wildcard $(RUNS)/tiny-boxes/checkpoint.pt),--resume $(RUNS)/tiny-boxes,--output $(RUNS)/tiny-boxes $(GIVEN) \
-		--steps boxes --size 128 --minutes $(BOX_MINUTES) --schedule drop --drop 1 --warmup 0.05)
-	$(TINY) $(if $(wildcard $(RUNS)/tiny/checkpoint.pt),--resume $(RUNS)/tiny,--output $(RUNS)/tiny $(GIVEN) \
-		--from $(RUNS)/tiny-boxes/last.safetensors --reset mask-head --size 192 --minutes $(shell expr $(MINUTES) - $(BOX_MINUTES)) \
-		--scenes 10000 --learning-rate 5e-4 --backbone-learning-rate 5e-4 --warmup 0.03 --ema 0.999 \
-		--focal 40 --dice 3 --masks-per-image 4)
-	$(RUN) -m benchmarks.shipped_model $(RUNS)/tiny-boxes $(RUNS)/tiny --command "make weights MINUTES=$(MINUTES)"
+run = $(TINY) $(if $(wildcard $(RUNS)/$(1)/checkpoint.pt),--resume $(RUNS)/$(1),--output $(RUNS)/$(1) --preset tiny --workers 0 \
+	--validation-images 100 --minutes $(shell expr $(MINUTES) \* $(2) / 214) $(3))
+WITH_MASKS := --warmup 0.03 --focal 40 --dice 3 --masks-per-image 4
+weights: install  ## train the model in the box from scratch and put it there (MINUTES=214)
+	$(call run,tiny-128,32,--steps boxes --size 128 --schedule drop --drop 1 --warmup 0.05)
+	$(call run,tiny-192,75,--from $(RUNS)/tiny-128/last.safetensors --reset mask-head --size 192 --scenes 10000 \
+		--learning-rate 5e-4 --backbone-learning-rate 5e-4 --ema 0.999 $(WITH_MASKS))
+	$(call run,tiny-256,95,--from $(RUNS)/tiny-192/last.safetensors --size 256 --scenes 12000 --scene-seed 10000 \
+		--learning-rate 4e-4 --backbone-learning-rate 4e-4 --ema 0.999 $(WITH_MASKS))
+	$(call run,tiny-288,12,--from $(RUNS)/tiny-256/last.safetensors --size 288 --scenes 5000 --scene-seed 22000 \
+		--learning-rate 1.5e-4 --backbone-learning-rate 1.5e-4 --ema 0.998 $(WITH_MASKS))
+	$(RUN) -m benchmarks.shipped_model $(foreach size,128 192 256 288,$(RUNS)/tiny-$(size)) --command "make weights MINUTES=$(MINUTES)"
 
 bench: install  ## measure against transformers and torchmetrics; fills benchmarks/RESULTS.md
 	$(RUN) -m pip install -q -e ".[bench]"

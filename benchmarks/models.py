@@ -193,7 +193,7 @@ def regions(height: int, width: int, count: int, seed: int) -> np.ndarray:
     return np.stack([(rows - y) ** 2 + (columns - x) ** 2 for y, x in points]).argmin(0).astype(np.int32) + 1
 
 
-def training_batch(side: int = 640) -> tuple[Batch, list]:
+def training_batch(side: int) -> tuple[Batch, list]:
     """Two square images with ten segments each."""
     classes = sorted(CATEGORIES)
     images = [(picture(side, side, seed).float() / 255 - 0.45) / 0.225 for seed in (1, 2)]
@@ -211,16 +211,16 @@ GRADIENTS = {  # minidetr's names -> those of transformers
 }
 
 
-def training_ours(folder: Path, step: str) -> Build:
+def training_ours(folder: Path, step: str, side: int) -> Build:
     """Forward, loss and backward of `minidetr train`; `step` is "masks" (all but the mask head frozen) or "joint"."""
-    model = model_of(folder, 640, 640)
+    model = model_of(folder, side, side)
     options = TrainOptions(preset="r50", mask_stride=1, masks_per_image=0, pixel_class=0.0, focal=1.0, dice=1.0).filled()
     for name, parameter in model.named_parameters():
         of_masks = name.startswith(("mask_head.", "heatmap_attention."))
         never = name.startswith(("backbone.resnet.conv1", "backbone.resnet.layer1"))
         parameter.requires_grad_(of_masks if step == "masks" else not never)
     objective = Objective(model, options, step).train()
-    batch, targets = training_batch()
+    batch, targets = training_batch(side)
 
     def run() -> dict[str, Tensor]:
         model.zero_grad()
@@ -246,14 +246,14 @@ def labels_of(targets: list, dtype: torch.dtype = torch.float32) -> list[dict[st
     return [{"class_labels": t.labels, "boxes": t.boxes.to(dtype), "masks": t.masks.to(dtype)} for t in targets]
 
 
-def training_theirs(folder: Path, step: str) -> Build:
+def training_theirs(folder: Path, step: str, side: int) -> Build:
     """The same of `transformers` with its own loss, but without auxiliary losses: those change what its decoder computes (5.23
     hands each layer the normalised output of the one before), and cost little."""
     model = their_model(folder, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0).train()
     if step == "masks":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(("mask_head.", "bbox_attention.")))
-    batch, targets = training_batch()
+    batch, targets = training_batch(side)
     labels = labels_of(targets)
 
     def run() -> dict[str, Tensor]:

@@ -153,12 +153,12 @@ def mask_head(s: Settings) -> Row:
     return row_of("mask head and heatmaps alone, K = 12 against all 100, 640x640", ours, theirs, 8, compared)
 
 
-def training(s: Settings, step: str, wanted: float, less: float) -> Row:
-    """A training step."""
-    sides = s.contestant(models.training_ours, s.folder, step), s.contestant(models.training_theirs, s.folder, step)
+def training(s: Settings, step: str, side: int, wanted: float, less: float) -> Row:
+    """A training step on two images of `side` x `side`."""
+    sides = [s.contestant(build, s.folder, step, side) for build in (models.training_ours, models.training_theirs)]
     ours, theirs = race(*sides, s.slow_repeats, s.slow_repeats)
     what = {"masks": "training step of the mask head on a frozen model", "joint": "the same with masks trained jointly"}[step]
-    what += ", 2 images of 640x640, 10 segments each"
+    what += f", 2 images of {side}x{side}, 10 segments each"
     return row_of(what, ours, theirs, wanted, same_values(ours.result, theirs.result), "above", less)
 
 
@@ -228,8 +228,8 @@ ROWS: dict[str, Callable[[Settings], Row | str]] = {
     "bfloat16-640": lambda s: bfloat16(s, models.SIZES[0], 25),
     "bfloat16-800": lambda s: bfloat16(s, models.SIZES[1], 16),
     "mask-head": mask_head,
-    "training-masks": lambda s: training(s, "masks", 5, 5),
-    "training-joint": lambda s: training(s, "joint", 2, 2),
+    "training-masks": lambda s: training(s, "masks", 640, 5, 5),
+    "training-joint": lambda s: training(s, "joint", 512, 2, 2),  # at 640x640 the peer may not fit a machine of 24 GB
     "merge": merging,
     "PQ-torchmetrics": lambda s: quality(s, "torchmetrics"),
     "PQ-numpy": lambda s: quality(s, "panopticapi's rule in NumPy"),

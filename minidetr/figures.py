@@ -81,7 +81,7 @@ def trace(model: PanopticDETR, image: np.ndarray) -> Trace:
 @cache
 def example() -> Trace:
     """The shipped model on the scene of the figures."""
-    return trace(PanopticDETR.from_pretrained("tiny").eval(), render_scene(SCENE, 192, 192).image)
+    return trace(PanopticDETR.from_pretrained("tiny").eval(), render_scene(SCENE).image)
 
 
 def principal_colors(features: Tensor) -> np.ndarray:
@@ -191,10 +191,11 @@ def thumbnail(axes: Axes, name: str, found: Trace) -> None:
     elif name == "merge":
         plain(axes, overlay(found.image, found.panoptic, categories))
     else:
-        truth = render_scene(SCENE, 192, 192)
+        truth = render_scene(SCENE)
         known = Panoptic.of_entries(truth.segment_ids, truth.segments_info, categories)
         plain(axes, overlay(found.image, known, categories))
-        axes.text(96, 178, "against the truth", ha="center", fontsize=9, color="white", weight="bold", backgroundcolor="#1f2328aa")
+        white = {"fontsize": 9, "color": "white", "weight": "bold", "backgroundcolor": "#1f2328aa"}
+        axes.text(0.5, 0.07, "against the truth", white, transform=axes.transAxes, ha="center")
 
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -403,7 +404,7 @@ def way() -> list[tuple[Image.Image, int]]:
     encoded = partial(plain, image=principal_colors(found.seen.memory[0]))
     kept = f"{len(found.labels)} of {found.seen.logits.shape[1]} are kept"
     frames = [
-        frame("an image", "3 x 192 x 192", partial(plain, image=found.image)),
+        frame("an image", "3 x 288 x 288", partial(plain, image=found.image)),
         *(frame(f"ResNet: {n}", shape_of(maps), partial(plain, image=principal_colors(maps[0]))) for n, maps in stages.items()),
         frame("the encoder lets all cells talk", shape_of(found.seen.memory), encoded),
         frame("queries become classes and boxes", kept, partial(boxes_on, found=found)),
@@ -413,7 +414,7 @@ def way() -> list[tuple[Image.Image, int]]:
         frames.append(frame(f"heatmaps of the {name}", shape_of(found.heatmaps[k : k + 1]), partial(heated, found=found, k=k)))
         frames.append(frame(f"mask of the {name}", shape_of(found.masks[k : k + 1, None]), partial(masked, found=found, k=k)))
     final = labelled_overlay(found.image, found.panoptic, found.model.categories, panels=2)
-    frames.append(frame("each pixel goes to its best mask", "192 x 192 ids: nothing overlaps", partial(plain, image=final)))
+    frames.append(frame("each pixel goes to its best mask", "288 x 288 ids: nothing overlaps", partial(plain, image=final)))
     return [(picture, 1100) for picture in frames[:-1]] + [(frames[-1], 3500)]
 
 

@@ -379,8 +379,16 @@ def new_figure(width: float = 8.3, height: float = 4.0) -> Figure:
 def picture_of(figure: Figure, dots: int = 110) -> Image.Image:
     """A figure as a picture of `dots` pixels an inch: what a notebook shows, small enough to be kept in it.
 
-    Its colours are reduced to a palette of 256, which makes the file a third as large and is not seen.
+    Its colours are reduced, see `few_colors`.
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dots)
-    return Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    return few_colors(Image.open(buffer))
+
+
+def few_colors(picture: Image.Image) -> Image.Image:
+    """A picture with a palette of 256 colours: a quarter to a half of the file, and no colour is off by more than is seen.
+
+    The palette is spread over the colours there are, not over the pixels, so that small objects keep theirs.
+    """
+    return picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)

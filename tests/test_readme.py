@@ -13,6 +13,7 @@ import pytest
 from minidetr.cli import build_parser
 from minidetr.presets import PUBLISHED, TRAINABLE
 from minidetr.train.options import TrainOptions
+from minidetr.weights import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,6 +56,10 @@ def test_the_shipped_model_s_recipe_is_one_that_can_be_run(tmp_path: Path) -> No
     parts = [line.partition(" -m minidetr ")[2] for line in dry.stdout.splitlines() if " -m minidetr train" in line]
     runs = [vars(build_parser().parse_args(shlex.split(part))) for part in parts]
     known = [{k: v for k, v in run.items() if k in TrainOptions.__dataclass_fields__ and v is not None} for run in runs]
-    boxes, joint = (TrainOptions(**given).filled() for given in known)
-    assert (boxes.steps, joint.steps, joint.size) == ("boxes", "joint", TRAINABLE["tiny"].short_side)
-    assert joint.from_ == f"{boxes.output}/last.safetensors" and boxes.from_ is None and boxes.data == joint.data == "scenes"
+    recipe = [TrainOptions(**given).filled() for given in known]
+    assert recipe[0].from_ is None and recipe[-1].size == TRAINABLE["tiny"].short_side
+    assert [run.from_ for run in recipe[1:]] == [f"{run.output}/last.safetensors" for run in recipe[:-1]]
+    card = (SHIPPED / "tiny.md").read_text(encoding="utf-8")
+    for number, run in enumerate(recipe, 1):
+        seeds = f"{run.scene_seed} to {run.scene_seed + run.scenes - 1}"
+        assert f"| run {number} | {run.steps} at {run.size} pixels, scenes of seeds {seeds}," in card

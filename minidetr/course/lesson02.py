@@ -87,7 +87,7 @@ def stages_picture(found: Trace) -> Image.Image:
     all_axes = figure.subplots(2, 3).flatten()
     features = found.seen.features
     plain(all_axes[0], found.image)
-    titled(all_axes[0], "image 3x192x192")
+    titled(all_axes[0], "image 3x288x288")
     stages = ("Res2", features.res2), ("Res3", features.res3), ("Res4", features.res4), ("Res5", features.res5)
     for axes, (name, maps) in zip(all_axes[1:], (*stages, ("1x1 convolution", features.projected)), strict=True):
         plain(axes, principal_colors(maps[0]))

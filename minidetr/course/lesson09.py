@@ -188,7 +188,7 @@ def at_thresholds(found: Trace, scene: Scene, thresholds: Sequence[float]) -> Im
         result = found.model.panoptic(found.seen, found.batch, [found.image.shape[:2]], threshold)[0]
         score = quality(scene, result, found.model.categories).all.pq
         pictures.append(overlay(found.image, result, found.model.categories))
-        titles.append(f"threshold {threshold:.2f}\n{len(result.segments)} segments, PQ {100 * score:.0f}")
+        titles.append(f"threshold {threshold:.4g}\n{len(result.segments)} segments, PQ {100 * score:.0f}")
     return row(pictures, titles, 2.65 if len(pictures) > 1 else 4)
 
 

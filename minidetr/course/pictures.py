@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from minidetr.figures import plain, principal_colors, titled
-from minidetr.plot import new_figure, picture_of
+from minidetr.plot import few_colors, new_figure, picture_of
 
 
 def row(
@@ -49,10 +49,10 @@ def beside(grids: dict[str, Tensor], image: np.ndarray) -> Image.Image:
 
 
 def look(picture: np.ndarray, width: int = 480) -> Image.Image:
-    """A picture (H W 3 uint8) at a width to look at, in 128 colours, which keeps the notebook small."""
+    """A picture (H W 3 uint8) at a width to look at."""
     height = round(picture.shape[0] * width / picture.shape[1])
     way = Image.Resampling.NEAREST if picture.shape[1] < 300 else Image.Resampling.LANCZOS
-    return Image.fromarray(picture).resize((width, height), way).quantize(128, dither=Image.Dither.NONE)
+    return few_colors(Image.fromarray(picture).resize((width, height), way))
 
 
 def sliders(picture: Callable[..., Image.Image], **ranges: tuple[float, float, float]) -> VBox:

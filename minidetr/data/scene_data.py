@@ -33,7 +33,7 @@ class SceneData(PanopticDataset):
         self,
         count: int,
         seed: int = 0,
-        size: int = 192,
+        size: int = 288,
         transform: v2.Transform | None = None,
         cache: str | Path | None = None,
         workers: int | None = None,

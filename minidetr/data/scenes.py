@@ -566,7 +566,7 @@ class View:
         return (128 + (image * gain - 128) * np.float32(self.contrast)).clip(0, 255).astype(np.uint8)
 
 
-def render_scene(seed: int, height: int = 192, width: int = 192) -> Scene:
+def render_scene(seed: int, height: int = 288, width: int = 288) -> Scene:
     """Render one construction site, `height` x `width` pixels; the same seed gives the same site on every machine.
 
     Pillow 12 fills some polygons by a pixel otherwise than 10 and 11 do; apart from that, id maps are equal to the last pixel.

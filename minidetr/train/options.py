@@ -196,7 +196,7 @@ RECIPES = {
     "tiny": REFERENCE_RECIPE
     | {
         "freeze": (),
-        "size": 192,
+        "size": 288,
         "epochs": 30,
         "batch_size": 8,
         "learning_rate": 6e-4,
