@@ -47,7 +47,7 @@ def test_stages_of_the_mask_head_end_in_its_mask() -> None:
     found = figures.example()
     k = found.object()
     stages = figures.mask_head_stages(found, k)
-    assert [tuple(maps.shape[-2:]) for _, maps in stages] == [(12, 12)] * 3 + [(24, 24), (48, 48), (48, 48)]
+    assert [tuple(maps.shape[-2:]) for _, maps in stages] == [(18, 18)] * 3 + [(36, 36), (72, 72), (72, 72)]
     torch.testing.assert_close(stages[-1][1][0], found.masks[k], rtol=1e-4, atol=1e-4)
 
 
