@@ -51,13 +51,11 @@ def prepare(folder: Path, count: int, height: int = 480, width: int = 640) -> No
 # --- panoptic quality -------------------------------------------------------------------------------------------------------
 
 
-def quality_ours(folder: Path, jobs: int = 1) -> Build:
+def quality_ours(folder: Path) -> Build:
     """`minidetr.panoptic_quality`."""
 
     def run() -> float:
-        return panoptic_quality(
-            folder / "truth.json", folder / "truth", folder / "prediction.json", folder / "prediction", jobs=jobs
-        ).all.pq
+        return panoptic_quality(folder / "truth.json", folder / "truth", folder / "prediction.json", folder / "prediction").all.pq
 
     return run, float
 

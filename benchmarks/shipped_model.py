@@ -25,6 +25,7 @@ from minidetr.data.scene_data import HELD_OUT_SEED, VALIDATION_SEED, SceneData
 from minidetr.evaluate.model import Evaluation, evaluate_model
 from minidetr.evaluate.panoptic_quality import PanopticQuality
 from minidetr.model import PanopticDETR
+from minidetr.presets import SCENE_SIZE
 from minidetr.train.checkpoint import read_checkpoint
 from minidetr.train.report import LOSSES
 from minidetr.weights import SHIPPED, save
@@ -55,7 +56,7 @@ def main() -> None:
         "runs", type=Path, nargs="+", help="folders of the runs, each but the first from the weights of the one before"
     )
     parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--size", type=int, default=288)
+    parser.add_argument("--size", type=int, default=SCENE_SIZE)
     parser.add_argument("--threshold", type=float, help="of the shipped model (default: the best on validation scenes)")
     parser.add_argument("--machine", default=f"{os.cpu_count()} CPU cores ({platform.machine()})", help="for the card")
     parser.add_argument("--command", required=True, help="the command that trained it, for the card")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minidetr.errors import InputError, WorkerDied
+from minidetr.presets import SCENE_SIZE
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -222,7 +223,7 @@ def add_scenes(commands: Commands) -> None:
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write, new or empty")
     parser.add_argument("--count", type=whole_number, default=500, help="number of scenes (default: 500)")
     parser.add_argument("--seed", type=int, default=0, help="of the first scene; the next has the next (default: 0)")
-    parser.add_argument("--size", type=whole_number, default=288, help="height and width in pixels (default: 288)")
+    parser.add_argument("--size", type=whole_number, default=SCENE_SIZE, help="height and width in pixels (default: %(default)s)")
 
 
 def run_scenes(arguments: Arguments) -> None:

@@ -387,7 +387,7 @@ def picture_of(figure: Figure, dots: int = 110) -> Image.Image:
 
 
 def few_colors(picture: Image.Image) -> Image.Image:
-    """A picture with a palette of 256 colours: a quarter to a half of the file, and no colour is off by more than is seen.
+    """A picture with a palette of 256 colours, which makes its file much smaller.
 
     The palette is spread over the colours there are, not over the pixels, so that small objects keep theirs.
     """

@@ -49,6 +49,8 @@ PUBLISHED: dict[str, tuple[Preset, str]] = {  # name -> (preset, file name; the 
 }
 PUBLISHED_ADDRESS = "https://dl.fbaipublicfiles.com/detr/"
 
+SCENE_SIZE = 288  # pixels: the side of rendered scenes, and what the shipped `tiny` was trained on last
+
 TRAINABLE: dict[str, Preset] = {
     "tiny": Preset(
         backbone="narrow10",
@@ -61,7 +63,7 @@ TRAINABLE: dict[str, Preset] = {
         queries=20,
         dropout=0.0,
         mask_widths=(128, 96, 64, 48, 32),
-        short_side=288,
+        short_side=SCENE_SIZE,
         long_side=480,
         threshold=0.7,
     ),

@@ -217,3 +217,12 @@ def test_coco_photos_keep_their_official_colours() -> None:
         for segment in segments:
             if not segment.is_thing:
                 assert (picture[ids == segment.id] == known[segment.category_id].color).all()
+
+
+def test_a_small_object_keeps_its_colour_in_a_small_palette() -> None:
+    """Beside 60,000 pixels of textured sky and ground, 9 orange ones: the usual median cut gives them a colour of the ground."""
+    pixels = np.random.default_rng(0).integers(0, 60, (250, 250, 3)) + np.linspace((40, 90, 170), (120, 100, 60), 250)[:, None]
+    pixels[40:43, 40:43] = 230, 120, 20
+    few = plot.few_colors(Image.fromarray(pixels.astype(np.uint8)))
+    assert few.getcolors(256) is not None and few.mode == "P"
+    assert np.abs(np.asarray(few.convert("RGB"))[41, 41].astype(int) - (230, 120, 20)).max() < 30

@@ -15,6 +15,7 @@ from minidetr.course.lesson00 import map_of
 from minidetr.data.scene_data import HELD_OUT_SEED
 from minidetr.data.scenes import CATEGORIES, render_scene
 from minidetr.panoptic import Category, write_json, write_png
+from minidetr.presets import SCENE_SIZE
 
 # --- an export like one from an annotation tool -----------------------------------------------------------------------------
 
@@ -23,7 +24,7 @@ COLORS = {1: (240, 228, 66), 2: (230, 159, 0), 3: (136, 34, 85), 4: (0, 158, 115
 MEANING = {"excavator": 1, "dump truck": 1, "tower crane": 1, "traffic cone": 2, "brick stack": 3, "worker": 4}
 
 
-def make_export(folder: Path, count: int, size: int = 288, seed: int = HELD_OUT_SEED + 100) -> dict:
+def make_export(folder: Path, count: int, size: int = SCENE_SIZE, seed: int = HELD_OUT_SEED + 100) -> dict:
     """Render `count` scenes into FOLDER/photos and write FOLDER/export.json, COCO detection format, as annotators would draw it.
 
     Things only, a polygon around each, in the four classes of `CLASSES`. Returns the export.

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from minidetr.data import scenes
 from minidetr.data.coco import PanopticDataset, measured, whole_folder
 from minidetr.errors import InputError
+from minidetr.presets import SCENE_SIZE
 
 # Seeds are never shared: training takes its scenes from below the first, the demo and the model card from there on, validation
 # during training from the second on.
@@ -33,7 +34,7 @@ class SceneData(PanopticDataset):
         self,
         count: int,
         seed: int = 0,
-        size: int = 288,
+        size: int = SCENE_SIZE,
         transform: v2.Transform | None = None,
         cache: str | Path | None = None,
         workers: int | None = None,

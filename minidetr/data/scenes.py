@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from minidetr.errors import InputError
 from minidetr.panoptic import Category, boxes_of_ids
+from minidetr.presets import SCENE_SIZE
 
 CATEGORIES: tuple[Category, ...] = (  # colours: Okabe-Ito's and Tol's, which colour-blind readers can tell apart
     Category(1, "sky", False, (86, 180, 233)),
@@ -566,7 +567,7 @@ class View:
         return (128 + (image * gain - 128) * np.float32(self.contrast)).clip(0, 255).astype(np.uint8)
 
 
-def render_scene(seed: int, height: int = 288, width: int = 288) -> Scene:
+def render_scene(seed: int, height: int = SCENE_SIZE, width: int = SCENE_SIZE) -> Scene:
     """Render one construction site, `height` x `width` pixels; the same seed gives the same site on every machine.
 
     Pillow 12 fills some polygons by a pixel otherwise than 10 and 11 do; apart from that, id maps are equal to the last pixel.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minidetr.errors import InputError
-from minidetr.presets import TRAINABLE
+from minidetr.presets import SCENE_SIZE, TRAINABLE
 
 # What can be frozen or reset by name -> the parameters whose names start with one of these.
 STAGES: dict[str, tuple[str, ...]] = {
@@ -196,7 +196,7 @@ RECIPES = {
     "tiny": REFERENCE_RECIPE
     | {
         "freeze": (),
-        "size": 288,
+        "size": SCENE_SIZE,
         "epochs": 30,
         "batch_size": 8,
         "learning_rate": 6e-4,

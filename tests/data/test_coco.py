@@ -274,9 +274,9 @@ def test_ids_of_png_and_json_must_agree(folder):
 # --- writing
 
 
-def same(one: PanopticDataset, other: PanopticDataset) -> None:
+def assert_same(one: PanopticDataset, other: PanopticDataset) -> None:
     """Same categories, pixels, ids and targets."""
-    assert one.categories == other.categories and one.image_ids == other.image_ids
+    assert one.categories == other.categories and one.image_ids == other.image_ids and len(one) > 0
     for index in range(len(one)):
         (image, target), (image_2, target_2) = one[index], other[index]
         torch.testing.assert_close(image, image_2, atol=0, rtol=0)
@@ -288,7 +288,7 @@ def same(one: PanopticDataset, other: PanopticDataset) -> None:
 def test_written_data_is_read_back_the_same(folder, tmp_path):
     dataset = CocoPanoptic.from_folder(folder)
     write_coco_panoptic(dataset, tmp_path / "out")
-    same(dataset, CocoPanoptic.from_folder(tmp_path / "out"))
+    assert_same(dataset, CocoPanoptic.from_folder(tmp_path / "out"))
     content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
     assert content["annotations"][0]["segments_info"] == [
         {"id": 5, "category_id": 40, "area": 1, "bbox": [7, 5, 1, 1], "iscrowd": 0},
@@ -326,7 +326,7 @@ def test_writing_leaves_nothing_after_an_error(folder, tmp_path):
 def test_scenes_are_valid_and_exported_whole(tmp_path):
     dataset = SceneData(count=2, seed=5, size=64)
     write_coco_panoptic(dataset, tmp_path / "out")
-    same(dataset, CocoPanoptic.from_folder(tmp_path / "out"))  # which checks the ids against the entries
+    assert_same(dataset, CocoPanoptic.from_folder(tmp_path / "out"))  # which checks the ids against the entries
     image, target = dataset[1]
     assert image.shape == (3, 64, 64) and len(target.labels) > 1
     assert set(target.labels.tolist()) <= {category.id for category in dataset.categories}
@@ -336,12 +336,12 @@ def test_scenes_are_valid_and_exported_whole(tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_cached_scenes_are_the_rendered_ones(tmp_path, monkeypatch, workers):
     plain, cached = SceneData(5, seed=3, size=64), SceneData(5, seed=3, size=64, cache=tmp_path, workers=workers)
-    same(plain, cached)
+    assert_same(plain, cached)
     assert [plain.read(i)[2] for i in range(5)] == [cached.read(i)[2] for i in range(5)]
     assert len(list(tmp_path.iterdir())) == 1  # and no part of it
 
     monkeypatch.setattr("minidetr.data.scene_data.render", None)  # the second time nothing is rendered
-    same(cached, SceneData(5, seed=3, size=64, cache=tmp_path))
+    assert_same(cached, SceneData(5, seed=3, size=64, cache=tmp_path))
     with pytest.raises(TypeError):
         SceneData(5, seed=4, size=64, cache=tmp_path, workers=1)  # another seed is another cache
     assert len(list(tmp_path.iterdir())) == 1
@@ -390,4 +390,4 @@ def test_transformed_scenes_repeat_with_the_seed():
 
 def test_a_copied_data_set_works(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")  # nothing in it depends on where it lies
-    same(CocoPanoptic.from_folder(folder), CocoPanoptic.from_folder(tmp_path / "copy"))
+    assert_same(CocoPanoptic.from_folder(folder), CocoPanoptic.from_folder(tmp_path / "copy"))

@@ -161,6 +161,8 @@ def test_how_much_is_augmented(kind, folder, cache):
         seen[augment] = [data[1, seed][0] for seed in range(12)]
     plain = seen["none"][0]
     assert plain.shape == (3, SIZE, SIZE) and all(torch.equal(image, plain) for image in seen["none"])
+    if kind == "scenes":
+        assert torch.equal(plain, SceneData(2, 0, SIZE)[1][0])  # as it was rendered
     mirrored = [torch.equal(image, plain.flip(2)) for image in seen["flip"]]
     assert 0 < sum(mirrored) < 12
     assert all(flipped or torch.equal(image, plain) for image, flipped in zip(seen["flip"], mirrored, strict=True))
