@@ -56,7 +56,7 @@ TINY := OMP_NUM_THREADS=1 $(RUN) -m accelerate.commands.launch $(if $(filter-out
 	--num_processes $(WORKERS) -m minidetr train
 run = $(TINY) $(if $(wildcard $(RUNS)/$(1)/checkpoint.pt),--resume $(RUNS)/$(1),--output $(RUNS)/$(1) --preset tiny --workers 0 \
 	--validation-images 100 --minutes $(shell expr $(MINUTES) \* $(2) / 214) $(3))
-WITH_MASKS := --warmup 0.03 --focal 40 --dice 3 --masks-per-image 4
+WITH_MASKS := --warmup 0.03 --focal 40 --dice 3 --masks-per-image 4 --pixel-class 0.3 --cells 0
 weights: install  ## train the model in the box from scratch and put it there (MINUTES=214)
 	$(call run,tiny-128,32,--steps boxes --size 128 --schedule drop --drop 1 --warmup 0.05)
 	$(call run,tiny-192,75,--from $(RUNS)/tiny-128/last.safetensors --reset mask-head --size 192 --scenes 10000 \

@@ -40,6 +40,11 @@ class Batch:
             padding[index, :h, :w] = False
         return cls(stacked, padding, sizes)
 
+    def split(self) -> list[Batch]:
+        """A batch of each image, padded as it is here."""
+        singles = zip(self.images.split(1), self.padding.split(1), self.sizes, strict=True)
+        return [Batch(image, padding, [size]) for image, padding, size in singles]
+
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) of the padded images."""

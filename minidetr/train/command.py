@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         recipe.add_argument(f"--{name}", type=float, metavar="X")
     recipe.add_argument("--schedule", choices=("drop", "cosine"))
     recipe.add_argument("--ema", type=float, metavar="DECAY", help="average the weights, e.g. 0.998; 0: do not")
-    for name in ("no-object", "focal", "dice", "pixel-class"):
+    for name in ("no-object", "focal", "dice", "pixel-class", "cells"):
         recipe.add_argument(f"--{name}", type=float, metavar="W", help="weight of the loss")
     recipe.add_argument("--masks-per-image", type=int, metavar="K", help="matched queries whose masks are judged; 0: all")
     recipe.add_argument("--mask-stride", type=int, choices=(1, 4), help="judge masks at the input's size (1) or at their own (4)")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +39,7 @@ from minidetr.train.checkpoint import (
     set_random_state,
     write_checkpoint,
 )
-from minidetr.train.devices import agreed, start_devices, stop_requested
+from minidetr.train.devices import agreed, start_devices, stop_requested, training_attention
 from minidetr.train.feed import EpochBatches, loader, open_data
 from minidetr.train.objective import Objective, start_step
 from minidetr.train.options import MASK_DROP, TrainOptions
@@ -139,8 +140,14 @@ class Step:
         groups = parameter_groups(self.objective, options)
         optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay, fused=True)  # one pass over memory instead of six
         if saved is not None:
-            self.objective.load_state_dict(saved["objective"])
-            optimizer.load_state_dict(saved["optimizer"])
+            try:
+                self.objective.load_state_dict(saved["objective"])
+                optimizer.load_state_dict(saved["optimizer"])
+            except (RuntimeError, ValueError) as error:
+                raise InputError(
+                    f"the checkpoint in {options.run} was written by another version of minidetr and can't be gone on with: "
+                    f"start a new run from its weights, --from {options.run}"
+                ) from error
         self.objective.to(accelerator.device).to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
         self.average = AveragedModel(model, multi_avg_fn=moving_average(options.ema), use_buffers=True) if options.ema else None
         if saved is not None and self.average is not None and saved["average"]:
@@ -170,7 +177,7 @@ class Step:
     def train(self) -> bool:
         """Train from the run's place to the end of the step; True if asked to stop before. The model ends with averaged weights."""
         place, accelerator, options = self.run.place, self.run.accelerator, self.run.options
-        progress, stopping = self.progress(), False  # a run may be resumed at the very end of a step
+        [progress], stopping = agreed(accelerator, self.progress()), False  # a run may be resumed at the very end of a step
         if place.evaluation_due:
             self.evaluate()
             self.save()
@@ -182,12 +189,12 @@ class Step:
                     factor = schedule(options, progress, self.drop)
                     losses = self.iterate(batch, targets, factor)
                     self.count(losses, factor)
-                    progress, stopping = self.progress(), bool(agreed(accelerator, float(stop.asked)))
-                    over = progress >= 1
+                    unsaved = time.monotonic() - self.last_saved  # seconds
+                    progress, asked, unsaved = agreed(accelerator, self.progress(), float(stop.asked), unsaved)
+                    over, stopping = progress >= 1, asked > 0
                     place.evaluation_due = place.step_iteration % self.every == 0 or over
                     if place.evaluation_due and not stopping:  # who asks to stop may not wait: then it is done on --resume
                         self.evaluate()
-                    unsaved = agreed(accelerator, time.monotonic() - self.last_saved)
                     if over or stopping or unsaved > options.checkpoint_minutes * 60:
                         self.save()
                     if over or stopping:
@@ -208,7 +215,8 @@ class Step:
         batch, targets = batch.to(accelerator.device), [t.to(accelerator.device) for t in targets]
         batch.images = batch.images.contiguous(memory_format=torch.channels_last)
         try:
-            losses = self.wrapped(batch, targets)
+            with nullcontext() if self.name == "masks" else training_attention(accelerator):  # frozen, attention has no gradient
+                losses = self.wrapped(batch, targets)
             check_finite(losses)
             accelerator.backward(losses["total"])
             norm = accelerator.clip_grad_norm_(self.objective.parameters(), self.run.options.clip)
@@ -227,7 +235,7 @@ class Step:
         place = self.run.place
         if self.minutes is None:
             return place.step_iteration / self.total
-        return agreed(self.run.accelerator, place.seconds / 60 / self.minutes)
+        return place.seconds / 60 / self.minutes
 
     def count(self, losses: dict[str, Tensor], factor: float) -> None:
         """An iteration is done: move on, and report it."""

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import box_convert, generalized_box_iou_loss
 
 from minidetr.data.batch import Batch
 from minidetr.data.targets import Target
-from minidetr.model import PanopticDETR
+from minidetr.model import Detections, PanopticDETR
 from minidetr.train.losses import LossWeights, SetLoss, process_mean
 from minidetr.train.options import TrainOptions
+
+FINER = 4  # pixels that a cell of the encoded image tells the class of, in each direction
 
 
 class Objective(nn.Module):
     """The model and its losses in one module, so that DistributedDataParallel sees a single forward pass.
 
     `step` says what trains: "joint" everything, "boxes" all but the masks, "masks" the mask head on a frozen rest.
+
+    Two further losses, off in the published recipe, teach a model that starts from nothing what the image shows long before its
+    queries have found out where to look: a dozen matched queries say little about a backbone, all cells of an image say much.
+    Both judge the encoded image, in training alone: inference stays plain DETR, which has no use for them.
+    - `pixel_class`: a convolution that only training knows tells the classes of 4 x 4 pixels in each cell.
+    - `cells`: every cell passes the model's own heads, as if it were a query, and should say class and box of its segment.
     """
 
     def __init__(self, model: PanopticDETR, options: TrainOptions, step: str):
         super().__init__()
-        self.model, self.step, self.pixel_class_weight = model, step, options.pixel_class if step != "masks" else 0.0
+        self.model, self.step = model, step
+        self.pixel_class_weight, self.cells_weight = (0.0, 0.0) if step == "masks" else (options.pixel_class, options.cells)
         weights = LossWeights(focal=options.focal, dice=options.dice, no_object=options.no_object)
         self.set_loss = SetLoss(
             weights,
@@ -31,7 +42,8 @@ class Objective(nn.Module):
             masks_per_image=options.masks_per_image or None,
             mask_stride=options.mask_stride,
         )
-        self.pixel_class = nn.Conv2d(model.preset.width, model.num_classes, kernel_size=1) if self.pixel_class_weight else None
+        channels = model.preset.width, model.num_classes * FINER**2
+        self.pixel_class = nn.Conv2d(*channels, kernel_size=1) if self.pixel_class_weight else None
 
     def train(self, mode: bool = True) -> Objective:
         """Frozen stages (in the mask step, the model) stay in eval mode: they have no dropout and keep their statistics."""
@@ -46,32 +58,82 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
         """Scalars by name, as `SetLoss` gives them; "total" is to be minimised."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.step != "masks"):  # frozen: no gradient, nothing kept for it
-            seen = self.model.detect(batch)
+        seen = self.model.detect(batch) if self.step != "masks" else self.detect_frozen(batch)
         compute_masks = None
         if self.step != "boxes":
             compute_masks = lambda image_index, query_index: self.model.masks(seen, image_index, query_index)  # noqa: E731
         losses = self.set_loss(seen, targets, compute_masks, batch.size)
         if self.pixel_class is not None:
-            losses["pixel_class"] = cell_class_loss(self.pixel_class(seen.memory), targets, batch.size)
+            pixels = F.pixel_shuffle(self.pixel_class(seen.memory), FINER)  # B C 4h 4w
+            losses["pixel_class"] = grid_class_loss(pixels, targets, batch.size)
             losses["total"] = losses["total"] + self.pixel_class_weight * losses["pixel_class"]
+        if self.cells_weight:
+            classes, l1, giou = self.cell_losses(seen.memory, targets, batch.size)
+            losses |= {"cell_class": classes, "cell_l1": l1, "cell_giou": giou}
+            weights = self.set_loss.weights
+            of_cells = weights.class_ * classes + weights.l1 * l1 + weights.giou * giou
+            losses["total"] = losses["total"] + self.cells_weight * of_cells
         return losses
 
+    @torch.no_grad()
+    def detect_frozen(self, batch: Batch) -> Detections:
+        """What a frozen model sees in a batch: no gradient, and nothing kept for one.
 
-def cell_class_loss(logits: Tensor, targets: list[Target], size: tuple[int, int]) -> Tensor:
-    """Cross entropy between each cell's class logits B C h w and the shares of the classes among its pixels.
+        On a CPU in bfloat16 it looks at one image after the other: attention of several without a gradient multiplies every image's
+        tokens by the weights on their own, copied for each, and takes twice as long (nn.MultiheadAttention, torch 2.14).
+        """
+        if not torch.is_autocast_enabled("cpu"):
+            return self.model.detect(batch)
+        return Detections.join([self.model.detect(image) for image in batch.split()])
 
-    It teaches a backbone that starts from nothing what the image shows, long before boxes and masks do; inference has no use
-    for it. `size` is the padded input (H, W). The mean is over the labelled cells of all processes, see `class_loss`.
+    def cell_losses(self, memory: Tensor, targets: list[Target], size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Class, L1 and GIoU loss of the encoded image's cells, memory B d h w, each taken for a query."""
+        logits, boxes = self.model.heads(memory.flatten(2).transpose(1, 2))  # B h*w C+1, B h*w 4
+        grid = memory.shape[-2:]
+        l1, giou = grid_box_losses(boxes.unflatten(1, grid), targets, size)
+        return grid_class_loss(logits.transpose(1, 2).unflatten(2, grid), targets, size), l1, giou
+
+
+def segment_shares(target: Target, size: tuple[int, int], grid: Sequence[int]) -> Tensor:
+    """How much of each cell of a grid over the padded input (H, W) `size` is each segment's: K h w in 0..1."""
+    K, height, width = target.masks.shape
+    padded = F.pad(target.masks, (0, size[1] - width, 0, size[0] - height)).float()  # K H W
+    return F.adaptive_avg_pool2d(padded, (grid[0], grid[1])) if K else padded.new_zeros(0, *grid)
+
+
+def grid_class_loss(logits: Tensor, targets: list[Target], size: tuple[int, int]) -> Tensor:
+    """Cross entropy between the class logits B C h w of a grid over the image and the shares of the classes in its cells.
+
+    `size` is the padded input (H, W). The mean is over the labelled cells of all processes, see `class_loss`.
     """
-    B, C, h, w = logits.shape
-    shares = logits.new_zeros(B, C, *size, dtype=torch.float32)
+    shares = torch.zeros_like(logits, dtype=torch.float32)
     for share, target in zip(shares, targets, strict=True):
-        K, height, width = target.masks.shape
-        share[:, :height, :width].index_add_(0, target.labels, target.masks.float())
-    shares = F.adaptive_avg_pool2d(shares, (h, w))  # B C h w
-    loss = -(shares * logits.float().log_softmax(1)).sum(1)  # B h w
-    return loss.sum() / max(process_mean(float(shares.sum()), logits.device), 1.0)
+        share.index_add_(0, target.labels, segment_shares(target, size, logits.shape[-2:]))
+    loss = -(shares * logits.float().log_softmax(1)).sum()
+    return loss / max(process_mean(float(shares.sum()), logits.device), 1.0)
+
+
+def grid_box_losses(boxes: Tensor, targets: list[Target], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """L1 and GIoU loss between the boxes B h w 4 of a grid's cells and the box of the segment that has most of each cell.
+
+    Every segment counts once: its cells share its weight by how much of them it has. Segments that have most of no cell are left
+    out; the sum is divided by the number of the others, averaged over the processes. Returns two scalars.
+    """
+    boxes = boxes.float()
+    l1, giou, count = boxes.sum() * 0, boxes.sum() * 0, 0.0
+    for predicted, target in zip(boxes.flatten(1, 2), targets, strict=True):  # h*w 4
+        if not len(target.labels):
+            continue
+        share, owner = segment_shares(target, size, boxes.shape[1:3]).flatten(1).max(0)  # h*w
+        total = share.new_zeros(len(target.labels)).index_add_(0, owner, share)  # K
+        weight = share / total[owner].clamp(min=1e-6)  # h*w
+        expected = target.boxes[owner]
+        corners = (box_convert(box, "cxcywh", "xyxy") for box in (predicted, expected))
+        l1 = l1 + (weight * (predicted - expected).abs().sum(-1)).sum()
+        giou = giou + (weight * generalized_box_iou_loss(*corners, eps=1e-12)).sum()
+        count += float((total > 0).sum())
+    count = max(process_mean(count, boxes.device), 1.0)
+    return l1 / count, giou / count
 
 
 def start_step(model: PanopticDETR, options: TrainOptions, step: str) -> Objective:

@@ -69,7 +69,8 @@ class TrainOptions:
     no_object: float | None = None
     focal: float | None = None
     dice: float | None = None
-    pixel_class: float | None = None  # weight of a class loss on the encoded image's cells, used in training only
+    pixel_class: float | None = None  # weight of a class loss on the encoded image's pixels, used in training only
+    cells: float | None = None  # weight of class and box losses on the encoded image's cells, used in training only
     masks_per_image: int | None = None  # matched queries an image whose masks are judged; 0: all
     mask_stride: int | None = None  # 1: masks judged at the input's size, as in the reference; 4: at their own
     precision: str = "auto"  # or float32, bfloat16, float16
@@ -115,7 +116,8 @@ class TrainOptions:
             if isinstance(value, float) and not isfinite(value):
                 raise InputError(f"--{name.replace('_', '-')} must be a finite number, not {value}")
         rates = ("backbone_learning_rate", "weight_decay", "clip", "warmup", "drop", "dropout", "checkpoint_minutes")
-        for name in ("seed", "scene_seed", "workers", "masks_per_image", "no_object", "focal", "dice", "pixel_class", *rates):
+        weights = ("no_object", "focal", "dice", "pixel_class", "cells")
+        for name in ("seed", "scene_seed", "workers", "masks_per_image", *weights, *rates):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InputError(f"--{name.replace('_', '-')} must not be negative, but is {value}")
@@ -186,6 +188,7 @@ REFERENCE_RECIPE = {  # DETR, appendix A.4, and the reference's README
     "focal": 1.0,
     "dice": 1.0,
     "pixel_class": 0.0,
+    "cells": 0.0,
     "masks_per_image": 0,
     "mask_stride": 1,
 }
@@ -209,12 +212,13 @@ RECIPES = {
         "no_object": 0.3,
         "focal": 20.0,
         "dice": 2.0,
-        "pixel_class": 0.3,
+        "pixel_class": 4.0,
+        "cells": 1.0,
         "masks_per_image": 6,
         "mask_stride": 4,
     },
 }
 
-# For a run that trains the mask head alone: a small part on fixed features bears longer steps, and many small batches bring a
-# new head further in a few minutes than few large ones.
-MASK_RECIPES: dict[str, dict[str, Any]] = {"tiny": {"batch_size": 4, "learning_rate": 2e-3}}
+# For a run that trains the mask head alone: a small part on fixed features bears longer steps; many small batches bring a new head
+# further in a few minutes than few large ones; and what the frozen part sees in an image is paid once for all of its masks.
+MASK_RECIPES: dict[str, dict[str, Any]] = {"tiny": {"batch_size": 2, "learning_rate": 1e-3, "masks_per_image": 8}}

@@ -15,13 +15,13 @@ from minidetr.data.scene_data import SceneData
 from minidetr.data.scenes import CATEGORIES
 from minidetr.data.targets import Target
 from minidetr.errors import InputError
-from minidetr.model import PanopticDETR
+from minidetr.model import Detections, PanopticDETR
 from minidetr.presets import TRAINABLE
 from minidetr.train.checkpoint import NAME, PREVIOUS
 from minidetr.train.devices import best_precision, start_devices
 from minidetr.train.feed import collate
 from minidetr.train.loop import moving_average, parameter_groups, schedule, train
-from minidetr.train.objective import Objective, cell_class_loss, start_step
+from minidetr.train.objective import Objective, grid_box_losses, grid_class_loss, start_step
 from minidetr.train.options import MASK_DROP, STAGES, TrainOptions
 from minidetr.train.report import Report, read_rows
 
@@ -155,6 +155,15 @@ def test_a_run_is_neither_overwritten_nor_made_up(tiny, tmp_path, no_pictures):
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_checkpoint_of_another_version_is_a_sentence(tiny, tmp_path, no_pictures):
+    train(output=str(tmp_path), **tiny | {"epochs": 0.3, "steps": "boxes"})
+    saved = torch.load(tmp_path / NAME, weights_only=True)
+    saved["objective"]["pixel_class.weight"] = saved["objective"]["pixel_class.weight"][:11]  # as large as it once was
+    torch.save(saved, tmp_path / NAME)
+    with pytest.raises(InputError, match=r"written by another version of minidetr .*start a new run from its weights, --from"):
+        train(resume=tmp_path)
+
+
 def test_a_run_by_the_clock_ends_and_is_evaluated(tiny, tmp_path, no_pictures):
     train(output=str(tmp_path), **tiny | {"minutes": 0.001, "steps": "boxes,masks"})
     place = torch.load(tmp_path / NAME, weights_only=True)["place"]
@@ -212,8 +221,31 @@ def test_in_the_mask_step_nothing_but_the_mask_head_changes(batch, monkeypatch):
     assert not any(module.training for module in objective.modules())
 
 
+def test_what_a_frozen_model_sees_one_image_after_the_other_is_what_it_sees_in_a_batch(batch):
+    """In bfloat16 on a CPU, also where one image is padded; without it the batch goes through at once."""
+    images, _ = batch
+    padded = Batch.pad([*images.images[:2], images.images[2, :, :40, :56]])
+    model = tiny_model()
+    objective = start_step(model, options(), "masks").train()
+    expected = model.detect(padded)
+    found = Detections.join([model.detect(image) for image in padded.split()])
+    for name in ("logits", "boxes", "queries", "memory", "padding"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.features.res2, expected.features.res2, atol=1e-5, rtol=0)
+    assert found.is_padded and not Detections.join([model.detect(image) for image in images.split()]).is_padded
+
+    asked: list[int] = []
+    real = model.detect
+    model.detect = lambda batch: (asked.append(len(batch.images)), real(batch))[1]
+    objective.detect_frozen(padded)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = objective.detect_frozen(padded)
+    assert asked == [3, 1, 1, 1]
+    torch.testing.assert_close(coarse.boxes.float(), expected.boxes, atol=0.05, rtol=0)
+
+
 def test_in_the_box_step_the_mask_head_does_not_change(batch, monkeypatch):
-    given, model = options(pixel_class=0.0), tiny_model()
+    given, model = options(pixel_class=0.0, cells=0.0), tiny_model()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     monkeypatch.setattr(PanopticDETR, "masks", None)  # not even computed
     objective = start_step(model, given, "boxes")
@@ -242,7 +274,7 @@ def test_frozen_stages_keep_weights_and_statistics(batch, frozen):
 
 
 def test_freezing_everything_is_a_sentence():
-    given = options(freeze=tuple(STAGES), pixel_class=0.0)
+    given = options(freeze=tuple(STAGES), pixel_class=0.0, cells=0.0)
     with pytest.raises(InputError, match="--freeze leaves nothing to train"):
         parameter_groups(start_step(tiny_model(), given, "joint"), given)
 
@@ -291,7 +323,40 @@ def test_cell_classes_are_shares_of_pixels():
     logits = torch.randn(1, 3, 1, 2)
     log = logits.log_softmax(1)[0, :, 0]  # 3 classes, 2 cells
     expected = -(log[2, 0] + 0.5 * log[1, 1]) / 1.5
-    torch.testing.assert_close(cell_class_loss(logits, [target], (4, 8)), expected)
+    torch.testing.assert_close(grid_class_loss(logits, [target], (4, 8)), expected)
+
+
+def test_a_cell_should_have_the_box_of_the_segment_that_has_most_of_it():
+    """Four cells in a row of an image 4 x 16 in an input padded to 8 x 16: the first two are segment 0's, the third is three
+    quarters segment 1's and one quarter segment 0's, the last has nothing; segment 2 has a corner of the first."""
+    masks = torch.zeros(3, 4, 16, dtype=torch.bool)
+    masks[0, :, :8], masks[1, :3, 8:12], masks[0, 3, 8:12] = True, True, True
+    masks[2, 0, 0], masks[0, 0, 0] = True, False
+    truth = torch.tensor([[0.4, 0.5, 0.6, 0.9], [0.6, 0.4, 0.2, 0.7], [0.1, 0.1, 0.1, 0.1]])
+    target = Target(torch.tensor([2, 1, 1]), truth, masks, 0, (4, 16))
+    boxes = torch.rand(1, 2, 4, 4) * 0.2 + 0.4
+    boxes.requires_grad_()
+    l1, giou = grid_box_losses(boxes, [target], (8, 16))
+
+    def apart(cell: int, segment: int) -> float:
+        return float((boxes[0, 0, cell].detach() - target.boxes[segment]).abs().sum())
+
+    first, second = 15 / 16, 1.0  # shares of segment 0
+    expected = (first * apart(0, 0) + second * apart(1, 0)) / (first + second) + apart(2, 1)
+    torch.testing.assert_close(float(l1), expected / 2)  # two of the segments have most of a cell
+    assert 0 < float(giou) < 2
+    l1.backward()
+    assert (boxes.grad[0, 0, :3] != 0).all()
+    assert not boxes.grad[0, 0, 3].any() and not boxes.grad[0, 1].any()  # neither void nor padding
+
+
+def test_the_image_without_segments_has_nothing_to_say_to_its_cells():
+    empty = Target(torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), torch.zeros(0, 4, 8, dtype=torch.bool), 0, (4, 8))
+    boxes = torch.rand(1, 1, 2, 4, requires_grad=True)
+    losses = *grid_box_losses(boxes, [empty], (4, 8)), grid_class_loss(torch.randn(1, 3, 1, 2), [empty], (4, 8))
+    assert [float(loss) for loss in losses] == [0, 0, 0]
+    losses[0].backward()  # connected all the same: other processes wait for the gradient
+    assert not boxes.grad.any()
 
 
 # --- learning
@@ -322,7 +387,7 @@ def test_four_scenes_are_learned_by_heart(cache):
         return {name: torch.tensor([row[name] for row in history]) for name in history[0]}
 
     joint = learn("joint", 1e-3)
-    for name in ("total", "class", "l1", "giou", "pixel_class", "class_0", "giou_0"):
+    for name in ("total", "class", "l1", "giou", "pixel_class", "cell_class", "cell_giou", "class_0", "giou_0"):
         share = 0.5 if name == "total" else 0.75
         assert joint[name][-10:].mean() < share * joint[name][0], (name, joint[name])
     masks = learn("masks", 3e-3)
@@ -395,8 +460,9 @@ def test_the_backbone_has_a_learning_rate_of_its_own():
 
 
 def test_precision_follows_the_hardware(monkeypatch):
-    for amx, expected in ((True, "bf16"), (False, "no")):
+    for amx, avx, expected in ((True, False, "bf16"), (False, True, "bf16"), (False, False, "no")):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
         assert best_precision(on_cpu=True) == expected
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for native, expected in ((True, "bf16"), (False, "fp16")):
