@@ -7,9 +7,8 @@ C classes, K objects picked from the whole batch (pairs of image and query).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,14 +44,6 @@ class Detections:
     padding: Tensor  # B h w, True where padded
     is_padded: bool
     auxiliary: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # logits and boxes of the earlier layers, in training
-
-    @classmethod
-    def join(cls, parts: Sequence[Detections]) -> Detections:
-        """What was seen in batches padded to one size, as if it had been one batch; without `auxiliary`."""
-        features = Features(*(torch.cat([getattr(p.features, f.name) for p in parts]) for f in fields(Features)))
-        names = ("logits", "boxes", "queries", "memory", "padding")
-        tensors: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in names}
-        return cls(**tensors, features=features, is_padded=any(p.is_padded for p in parts))
 
 
 class PanopticDETR(nn.Module):

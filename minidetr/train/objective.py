@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torchvision.ops import box_convert, generalized_box_iou_loss
 
 from minidetr.data.batch import Batch
 from minidetr.data.targets import Target
-from minidetr.model import Detections, PanopticDETR
+from minidetr.model import Detections, Features, PanopticDETR
 from minidetr.train.losses import LossWeights, SetLoss, process_mean
 from minidetr.train.options import TrainOptions
 
@@ -84,7 +85,7 @@ class Objective(nn.Module):
         """
         if not torch.is_autocast_enabled("cpu"):
             return self.model.detect(batch)
-        return Detections.join([self.model.detect(image) for image in batch.split()])
+        return join([self.model.detect(image) for image in batch.split()])
 
     def cell_losses(self, memory: Tensor, targets: list[Target], size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Class, L1 and GIoU loss of the encoded image's cells, memory B d h w, each taken for a query."""
@@ -92,6 +93,14 @@ class Objective(nn.Module):
         grid = memory.shape[-2:]
         l1, giou = grid_box_losses(boxes.unflatten(1, grid), targets, size)
         return grid_class_loss(logits.transpose(1, 2).unflatten(2, grid), targets, size), l1, giou
+
+
+def join(parts: Sequence[Detections]) -> Detections:
+    """What was seen in batches padded to one size, as if it had been one batch; without `auxiliary`."""
+    features = Features(*(torch.cat([getattr(p.features, f.name) for p in parts]) for f in fields(Features)))
+    names = ("logits", "boxes", "queries", "memory", "padding")
+    tensors: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in names}
+    return Detections(**tensors, features=features, is_padded=any(p.is_padded for p in parts))
 
 
 def segment_shares(target: Target, size: tuple[int, int], grid: Sequence[int]) -> Tensor:
