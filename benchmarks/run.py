@@ -35,6 +35,7 @@ from benchmarks import data, models
 from benchmarks.floor import floor
 from benchmarks.race import Contestant, Measured, race
 from minidetr.panoptic import whole_file
+from minidetr.train.devices import best_precision
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- benchmarks: made by `make bench` -->", "<!-- end of benchmarks -->"
@@ -130,9 +131,9 @@ def panoptic(s: Settings, size: tuple[int, int], wanted: float) -> Row:
 
 def bfloat16(s: Settings, size: tuple[int, int], wanted: float) -> Row | str:
     """The same in bfloat16 against the peer's float32; the targets are for AMX, a CPU with AVX-512 BF16 alone is told so."""
-    amx, avx512 = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
-    what = f"the same, bfloat16 on {'AMX' if amx or not avx512 else 'AVX-512 (the target is for AMX)'}, {size[0]}x{size[1]}"
-    if not (amx or avx512):
+    fast, amx = best_precision(on_cpu=True) == "bf16", torch.cpu._is_amx_tile_supported()
+    what = f"the same, bfloat16 on {'AVX-512 (the target is for AMX)' if fast and not amx else 'AMX'}, {size[0]}x{size[1]}"
+    if not fast:
         return f"| {what} | | | | {wanted:g}x | | not measurable here: this CPU has neither AMX nor AVX-512 BF16 | | |"
     sides = s.contestant(models.panoptic_ours, s.folder, *size, True), s.contestant(models.panoptic_theirs, s.folder, *size)
     ours, theirs = race(*sides, s.repeats, s.slow_repeats)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.ops import box_convert, generalized_box_iou
 
 from minidetr.data.batch import Batch
 from minidetr.data.scene_data import SceneData
@@ -18,7 +19,7 @@ from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
 from minidetr.presets import TRAINABLE
 from minidetr.train.checkpoint import NAME, PREVIOUS
-from minidetr.train.devices import best_precision, start_devices
+from minidetr.train.devices import best_precision, start_devices, training_attention
 from minidetr.train.feed import collate
 from minidetr.train.loop import moving_average, parameter_groups, schedule, train
 from minidetr.train.objective import Objective, grid_box_losses, grid_class_loss, join, start_step
@@ -344,7 +345,13 @@ def test_a_cell_should_have_the_box_of_the_segment_that_has_most_of_it():
     first, second = 15 / 16, 1.0  # shares of segment 0
     expected = (first * apart(0, 0) + second * apart(1, 0)) / (first + second) + apart(2, 1)
     torch.testing.assert_close(float(l1.detach()), expected / 2)  # two of the segments have most of a cell
-    assert 0 < float(giou.detach()) < 2
+
+    def missed(cell: int, segment: int) -> float:
+        pair = (box_convert(box[None], "cxcywh", "xyxy") for box in (boxes[0, 0, cell].detach(), target.boxes[segment]))
+        return 1 - float(generalized_box_iou(*pair))
+
+    expected = (first * missed(0, 0) + second * missed(1, 0)) / (first + second) + missed(2, 1)
+    torch.testing.assert_close(float(giou.detach()), expected / 2)
     l1.backward()
     assert (boxes.grad[0, 0, :3] != 0).all()
     assert not boxes.grad[0, 0, 3].any() and not boxes.grad[0, 1].any()  # neither void nor padding
@@ -469,6 +476,25 @@ def test_precision_follows_the_hardware(monkeypatch):
         # A GPU of before 2020 emulates bfloat16, slower than float16: only what it can do by itself counts.
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, n=native: n or including_emulation)
         assert best_precision(on_cpu=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("precision", "amx", "fused"), [("float32", False, True), ("bfloat16", True, True), ("bfloat16", False, False)]
+)
+def test_attention_is_not_fused_where_that_is_slow_to_train(monkeypatch, precision, amx, fused):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    with training_attention(start_devices(options(device="cpu", precision=precision))):
+        assert torch.backends.cuda.flash_sdp_enabled() == fused  # the switch is the CPU's, too
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+@pytest.mark.slow
+def test_both_steps_train_in_bfloat16_on_a_cpu(tiny, tmp_path, no_pictures):
+    model = train(output=str(tmp_path), **tiny | {"steps": "boxes,masks", "epochs": 1, "mask_epochs": 1, "precision": "bfloat16"})
+    state = model.state_dict()
+    floats = [tensor for tensor in state.values() if tensor.is_floating_point()]
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in floats)
+    assert len(read_rows(tmp_path / "scores.csv")) == 2
 
 
 def test_the_devices_asked_for(monkeypatch):
