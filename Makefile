@@ -1,7 +1,7 @@
 # Every command makes the environment first when it is missing or pyproject.toml has changed; `make help` lists them.
 PYTHON ?= python3
 WORKERS ?= 2
-MINUTES ?= 214
+MINUTES ?= 95
 RUNS ?= runs
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -51,21 +51,20 @@ stamp: install  ## write the repository's address of pyproject.toml into the les
 	$(RUN) -m minidetr.course.notebooks stamp
 
 # From random weights to the model in the box: boxes on small scenes, then everything on larger and larger ones. Cut off, it goes on
-# from its last checkpoint. MINUTES is the time it has on WORKERS processes; `make weights MINUTES=400` makes a better model.
+# from its last checkpoint. MINUTES is the time it has on WORKERS processes; `make weights MINUTES=200` makes a better model.
 TINY := OMP_NUM_THREADS=1 $(RUN) -m accelerate.commands.launch $(if $(filter-out 1,$(WORKERS)),--multi_gpu) \
 	--num_processes $(WORKERS) -m minidetr train
 run = $(TINY) $(if $(wildcard $(RUNS)/$(1)/checkpoint.pt),--resume $(RUNS)/$(1),--output $(RUNS)/$(1) --preset tiny --workers 0 \
-	--validation-images 100 --minutes $(shell expr $(MINUTES) \* $(2) / 214) $(3))
-WITH_MASKS := --warmup 0.03 --focal 40 --dice 3 --masks-per-image 4 --pixel-class 0.3 --cells 0
-weights: install  ## train the model in the box from scratch and put it there (MINUTES=214)
-	$(call run,tiny-128,32,--steps boxes --size 128 --schedule drop --drop 1 --warmup 0.05)
-	$(call run,tiny-192,75,--from $(RUNS)/tiny-128/last.safetensors --reset mask-head --size 192 --scenes 10000 \
-		--learning-rate 5e-4 --backbone-learning-rate 5e-4 --ema 0.999 $(WITH_MASKS))
-	$(call run,tiny-256,95,--from $(RUNS)/tiny-192/last.safetensors --size 256 --scenes 12000 --scene-seed 10000 \
-		--learning-rate 4e-4 --backbone-learning-rate 4e-4 --ema 0.999 $(WITH_MASKS))
-	$(call run,tiny-288,12,--from $(RUNS)/tiny-256/last.safetensors --size 288 --scenes 5000 --scene-seed 22000 \
-		--learning-rate 1.5e-4 --backbone-learning-rate 1.5e-4 --ema 0.998 $(WITH_MASKS))
-	$(RUN) -m benchmarks.shipped_model $(foreach size,128 192 256 288,$(RUNS)/tiny-$(size)) --command "make weights MINUTES=$(MINUTES)"
+	--validation-images 100 --minutes $(shell expr $(MINUTES) \* $(2) / 95) $(3))
+rate = --learning-rate $(1) --backbone-learning-rate $(1)
+WITH_MASKS := --warmup 0.03 --focal 40 --dice 3 --masks-per-image 4 --pixel-class 2 --cells 0.5
+weights: install  ## train the model in the box from scratch and put it there (MINUTES=95)
+	$(call run,tiny-128,15,--steps boxes --size 128 --schedule drop --drop 1 --warmup 0.05 --batch-size 16 $(call rate,7e-4))
+	$(call run,tiny-192,28,--from $(RUNS)/tiny-128/last.safetensors --reset mask-head --size 192 --scenes 10000 \
+		--batch-size 16 $(call rate,6e-4) --ema 0.998 $(WITH_MASKS))
+	$(call run,tiny-288,52,--from $(RUNS)/tiny-192/last.safetensors --size 288 --scenes 15000 --scene-seed 10000 \
+		$(call rate,4e-4) --ema 0.999 $(WITH_MASKS))
+	$(RUN) -m benchmarks.shipped_model $(foreach size,128 192 288,$(RUNS)/tiny-$(size)) --command "make weights MINUTES=$(MINUTES)"
 
 bench: install  ## measure against transformers and torchmetrics; fills benchmarks/RESULTS.md
 	$(RUN) -m pip install -q -e ".[bench]"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +30,14 @@ def seconds_of(run: Callable[[], Any], repeats: int = 5) -> float:
         run()
         times.append(now(torch.get_num_threads()) - start)
     return statistics.median(times)
+
+
+def machine() -> str:
+    """The CPU's name, what it can do and its number of cores."""
+    information = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", information.read_text()) if information.exists() else None
+    name = found[1].strip() if found else platform.processor() or platform.machine()
+    return f"{name} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
 
 
 def machine_rates() -> tuple[float, float]:

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import resource
 import subprocess
 import sys
@@ -32,7 +31,7 @@ import numpy as np
 import torch
 
 from benchmarks import data, models
-from benchmarks.floor import floor
+from benchmarks.floor import floor, machine
 from benchmarks.race import Contestant, Measured, race
 from minidetr.panoptic import whole_file
 from minidetr.train.devices import best_precision
@@ -292,8 +291,7 @@ def section(kept: dict[str, dict | str], s: Settings) -> str:
     """The whole section of RESULTS.md from what was measured, now or before."""
     names = ("torch", "torchvision", "transformers", "torchmetrics", "numpy")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
-    cores = f"{processor()} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
-    where = f"{cores}, Python {platform.python_version()}, {versions}"
+    where = f"{machine()}, Python {platform.python_version()}, {versions}"
     clock = "seconds that the process had the core for" if s.threads == 1 else "seconds by the clock"
     lines = [
         START,
@@ -315,13 +313,6 @@ def section(kept: dict[str, dict | str], s: Settings) -> str:
     if "floor" in kept:
         lines += ["", str(kept["floor"])]
     return "\n".join([*lines, "", END])
-
-
-def processor() -> str:
-    """The CPU's name."""
-    information = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", information.read_text()) if information.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def write_section(path: Path, text: str) -> None:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import platform
 import shutil
 import time
 from dataclasses import replace
@@ -21,12 +19,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.floor import machine
 from minidetr.data.scene_data import HELD_OUT_SEED, VALIDATION_SEED, SceneData
 from minidetr.evaluate.model import Evaluation, evaluate_model
 from minidetr.evaluate.panoptic_quality import PanopticQuality
 from minidetr.model import PanopticDETR
 from minidetr.presets import SCENE_SIZE
 from minidetr.train.checkpoint import read_checkpoint
+from minidetr.train.devices import PRECISIONS, best_precision
 from minidetr.train.report import LOSSES
 from minidetr.weights import SHIPPED, save
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--size", type=int, default=SCENE_SIZE)
     parser.add_argument("--threshold", type=float, help="of the shipped model (default: the best on validation scenes)")
-    parser.add_argument("--machine", default=f"{os.cpu_count()} CPU cores ({platform.machine()})", help="for the card")
+    parser.add_argument("--machine", default=f"{machine()}, {PRECISIONS[best_precision(True)]}", help="for the card")
     parser.add_argument("--command", required=True, help="the command that trained it, for the card")
     arguments = parser.parse_args()
 

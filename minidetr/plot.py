@@ -21,6 +21,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -379,10 +380,14 @@ def new_figure(width: float = 8.3, height: float = 4.0) -> Figure:
 def picture_of(figure: Figure, dots: int = 110) -> Image.Image:
     """A figure as a picture of `dots` pixels an inch: what a notebook shows, small enough to be kept in it.
 
-    Its colours are reduced, see `few_colors`.
+    It grows by titles that stand over its upper edge, where square panels leave them no room. Its colours are reduced, see
+    `few_colors`.
     """
+    figure.draw_without_rendering()  # now everything has its place
+    width, height = figure.get_size_inches()
+    page = Bbox([[0, 0], [width, max(height, figure.get_tightbbox().y1 + 0.03)]])
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dots)
+    figure.savefig(buffer, format="png", dpi=dots, bbox_inches=page)
     return few_colors(Image.open(buffer))
 
 

@@ -226,3 +226,19 @@ def test_a_small_object_keeps_its_colour_in_a_small_palette() -> None:
     few = plot.few_colors(Image.fromarray(pixels.astype(np.uint8)))
     assert few.getcolors(256) is not None and few.mode == "P"
     assert np.abs(np.asarray(few.convert("RGB"))[41, 41].astype(int) - (230, 120, 20)).max() < 30
+
+
+def test_a_title_that_square_panels_push_over_the_edge_is_whole() -> None:
+    figure = plot.new_figure(8.3, 2.9)
+    for axes in figure.subplots(1, 3):
+        axes.imshow(np.zeros((96, 96)))
+        axes.set(xticks=[], yticks=[])
+        axes.set_title("Which one?", weight="bold")
+    rows = np.asarray(plot.picture_of(figure).convert("L"))
+    assert rows.shape[1] == 913 and (rows[0] > 235).all() and (rows[:30] < 100).any()
+
+
+def test_a_figure_with_room_for_its_titles_keeps_its_size() -> None:
+    figure = plot.new_figure(8.3, 4)
+    figure.subplots().set_title("enough room")
+    assert plot.picture_of(figure).size == (913, 440)

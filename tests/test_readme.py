@@ -57,7 +57,7 @@ def test_the_shipped_model_s_recipe_is_one_that_can_be_run(tmp_path: Path) -> No
     runs = [vars(build_parser().parse_args(shlex.split(part))) for part in parts]
     known = [{k: v for k, v in run.items() if k in TrainOptions.__dataclass_fields__ and v is not None} for run in runs]
     recipe = [TrainOptions(**given).filled() for given in known]
-    assert {run.data for run in recipe} == {"scenes"} and [run.steps for run in recipe] == ["boxes", "joint", "joint", "joint"]
+    assert {run.data for run in recipe} == {"scenes"} and [run.steps for run in recipe] == ["boxes", "joint", "joint"]
     assert recipe[0].from_ is None and recipe[-1].size == TRAINABLE["tiny"].short_side
     assert [run.from_ for run in recipe[1:]] == [f"{run.output}/last.safetensors" for run in recipe[:-1]]
     card = (SHIPPED / "tiny.md").read_text(encoding="utf-8")

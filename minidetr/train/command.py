@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--scenes", type=int, metavar="COUNT", help="scenes rendered for training (default: 8000)")
     data.add_argument("--scene-seed", type=int, metavar="SEED", help="of the first of them (default: 0)")
     data.add_argument("--validation-images", type=int, metavar="COUNT", help="at most so many are evaluated (default: 256)")
-    data.add_argument("--evaluate-every", type=float, metavar="EPOCHS", help="default: ten times in a run")
+    data.add_argument("--evaluate-every", type=float, metavar="EPOCHS", help="default: a tenth of --epochs; at the end in any case")
     data.add_argument("--workers", type=int, metavar="N", help="processes that load data (default: 2)")
     data.add_argument("--cache", metavar="DIR", help="where rendered scenes are kept (default: runs/cache)")
 

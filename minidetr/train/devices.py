@@ -16,6 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from minidetr.errors import InputError
 from minidetr.train.options import TrainOptions
 
+PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}  # accelerate's names -> torch's, and ours
+
 
 def start_devices(options: TrainOptions) -> Accelerator:
     """accelerate's handle on devices, processes and precision. Raises InputError for a device or precision that isn't there."""
@@ -28,13 +30,13 @@ def start_devices(options: TrainOptions) -> Accelerator:
     on_cpu = options.device == "cpu" or not (cuda or mps)
     if options.precision == "float16" and on_cpu:
         raise InputError("--precision float16 needs a GPU: choose auto, float32 or bfloat16")
-    names = {"float32": "no", "bfloat16": "bf16", "float16": "fp16", "auto": best_precision(on_cpu)}
+    names = {ours: theirs for theirs, ours in PRECISIONS.items()} | {"auto": best_precision(on_cpu)}
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=on_cpu, mixed_precision=names[options.precision], kwargs_handlers=[unused])
 
 
 def best_precision(on_cpu: bool) -> str:
-    """bfloat16 where the hardware has it, float16 on older GPUs, else float32."""
+    """bfloat16 where the hardware has it, float16 on older GPUs, else float32, by accelerate's name (see `PRECISIONS`)."""
     if on_cpu:  # on a CPU without instructions for it, bfloat16 is ten times slower
         return "bf16" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "no"
     if torch.cuda.is_available():

@@ -39,7 +39,7 @@ from minidetr.train.checkpoint import (
     set_random_state,
     write_checkpoint,
 )
-from minidetr.train.devices import agreed, start_devices, stop_requested, training_attention
+from minidetr.train.devices import PRECISIONS, agreed, start_devices, stop_requested, training_attention
 from minidetr.train.feed import EpochBatches, loader, open_data
 from minidetr.train.objective import Objective, start_step
 from minidetr.train.options import MASK_DROP, TrainOptions
@@ -164,8 +164,9 @@ class Step:
         self.every = max(1, round((options.evaluate_every or epochs / 10) * len(self.batches)))  # iterations between evaluations
         self.drop = MASK_DROP if name == "masks" else options.drop
         size = sum(p.numel() for p in self.objective.parameters() if p.requires_grad) / 1e6
-        precision = accelerator.mixed_precision.replace("no", "float32")
-        accelerator.print(f"{name}: {size:.2f} million parameters train, on {accelerator.device} in {precision}")
+        accelerator.print(
+            f"{name}: {size:.2f} million parameters train, on {accelerator.device} in {PRECISIONS[accelerator.mixed_precision]}"
+        )
         hidden = True if rank or options.quiet else None  # None: where nobody looks, too
         self.bar = tqdm(total=self.total, initial=place.step_iteration, desc=name, unit="it", disable=hidden)
         if saved is None:

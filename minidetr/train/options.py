@@ -77,7 +77,7 @@ class TrainOptions:
     device: str = "auto"
     workers: int = 2
     seed: int = 0
-    evaluate_every: float | None = None  # epochs; by default ten times in a run
+    evaluate_every: float | None = None  # epochs; by default a tenth of `epochs`; at the end in any case
     checkpoint_minutes: float = 5.0
     cache: str = "runs/cache"  # where rendered scenes are kept
     quiet: bool = False  # no progress bar: a notebook would keep it as it stood

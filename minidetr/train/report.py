@@ -83,7 +83,9 @@ class Report:
             if points:
                 right.plot(*np.array(points).T, marker="o", markersize=3, label=name)
         right.set(title="Validation, percent", xlabel="iteration", ylim=(0, 100))
-        for axes in (left, right):
+        last = max((int(r["iteration"]) for r in losses + scores), default=1)
+        for axes in (left, right):  # the same iterations in both, however rarely the model was judged
+            axes.set_xlim(0, 1.03 * last)
             if axes.lines:
                 axes.legend(fontsize="small")
         with whole_file(self.run / "curves.png") as temporary:
