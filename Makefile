@@ -51,7 +51,7 @@ stamp: install  ## write the repository's address of pyproject.toml into the les
 	$(RUN) -m minidetr.course.notebooks stamp
 
 # From random weights to the model in the box: boxes on small scenes, then everything on larger and larger ones. Cut off, it goes on
-# from its last checkpoint. MINUTES is the time it has on WORKERS processes; `make weights MINUTES=200` makes a better model.
+# from its last checkpoint. MINUTES is the time it has on WORKERS processes.
 TINY := OMP_NUM_THREADS=1 $(RUN) -m accelerate.commands.launch $(if $(filter-out 1,$(WORKERS)),--multi_gpu) \
 	--num_processes $(WORKERS) -m minidetr train
 run = $(TINY) $(if $(wildcard $(RUNS)/$(1)/checkpoint.pt),--resume $(RUNS)/$(1),--output $(RUNS)/$(1) --preset tiny --workers 0 \

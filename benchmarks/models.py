@@ -109,9 +109,10 @@ def shares_in_bfloat16(count: int) -> tuple[float, float]:
     model, scenes = PanopticDETR.from_pretrained("tiny"), SceneData(count, HELD_OUT_SEED)
     same_id, same_class = [], []
     for index in range(count):
-        exact = model.segment([scenes.read(index)[0]])[0]
+        picture = scenes.read(index)[0]
+        exact = model.segment([picture])[0]
         with torch.autocast("cpu", torch.bfloat16):
-            coarse = model.segment([scenes.read(index)[0]])[0]
+            coarse = model.segment([picture])[0]
         classes = [np.array([0, *(s.category_id for s in found.segments)])[found.segment_ids] for found in (exact, coarse)]
         same_id.append((exact.segment_ids == coarse.segment_ids).mean())
         same_class.append((classes[0] == classes[1]).mean())

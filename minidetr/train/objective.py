@@ -66,7 +66,8 @@ class Objective(nn.Module):
         losses = self.set_loss(seen, targets, compute_masks, batch.size)
         if self.pixel_class is not None:
             pixels = F.pixel_shuffle(self.pixel_class(seen.memory), FINER)  # B C 4h 4w
-            losses["pixel_class"] = grid_class_loss(pixels, targets, batch.size)
+            shares = segment_shares(targets, batch.size, pixels.shape[-2:])
+            losses["pixel_class"] = grid_class_loss(pixels, targets, shares)
             losses["total"] = losses["total"] + self.pixel_class_weight * losses["pixel_class"]
         if self.cells_weight:
             classes, l1, giou = self.cell_losses(seen.memory, targets, batch.size)
@@ -91,8 +92,9 @@ class Objective(nn.Module):
         """Class, L1 and GIoU loss of the encoded image's cells, memory B d h w, each taken for a query."""
         logits, boxes = self.model.heads(memory.flatten(2).transpose(1, 2))  # B h*w C+1, B h*w 4
         grid = memory.shape[-2:]
-        l1, giou = grid_box_losses(boxes.unflatten(1, grid), targets, size)
-        return grid_class_loss(logits.transpose(1, 2).unflatten(2, grid), targets, size), l1, giou
+        shares = segment_shares(targets, size, grid)
+        l1, giou = grid_box_losses(boxes.unflatten(1, grid), targets, shares)
+        return grid_class_loss(logits.transpose(1, 2).unflatten(2, grid), targets, shares), l1, giou
 
 
 def join(parts: Sequence[Detections]) -> Detections:
@@ -103,37 +105,41 @@ def join(parts: Sequence[Detections]) -> Detections:
     return Detections(**tensors, features=features, is_padded=any(p.is_padded for p in parts))
 
 
-def segment_shares(target: Target, size: tuple[int, int], grid: Sequence[int]) -> Tensor:
-    """How much of each cell of a grid over the padded input (H, W) `size` is each segment's: K h w in 0..1."""
-    K, height, width = target.masks.shape
-    padded = F.pad(target.masks, (0, size[1] - width, 0, size[0] - height)).float()  # K H W
-    return F.adaptive_avg_pool2d(padded, (grid[0], grid[1])) if K else padded.new_zeros(0, *grid)
+def segment_shares(targets: list[Target], size: tuple[int, int], grid: Sequence[int]) -> list[Tensor]:
+    """How much of each cell of a grid over the padded input (H, W) `size` is each segment's: for each image K h w in 0..1."""
+    shares = []
+    for target in targets:
+        K, height, width = target.masks.shape
+        padded = F.pad(target.masks, (0, size[1] - width, 0, size[0] - height)).float()  # K H W
+        shares.append(F.adaptive_avg_pool2d(padded, (grid[0], grid[1])) if K else padded.new_zeros(0, *grid))
+    return shares
 
 
-def grid_class_loss(logits: Tensor, targets: list[Target], size: tuple[int, int]) -> Tensor:
+def grid_class_loss(logits: Tensor, targets: list[Target], shares: list[Tensor]) -> Tensor:
     """Cross entropy between the class logits B C h w of a grid over the image and the shares of the classes in its cells.
 
-    `size` is the padded input (H, W). The mean is over the labelled cells of all processes, see `class_loss`.
+    `shares` are those of `segment_shares`. The mean is over the labelled cells of all processes, see `class_loss`.
     """
-    shares = torch.zeros_like(logits, dtype=torch.float32)
-    for share, target in zip(shares, targets, strict=True):
-        share.index_add_(0, target.labels, segment_shares(target, size, logits.shape[-2:]))
-    loss = -(shares * logits.float().log_softmax(1)).sum()
-    return loss / max(process_mean(float(shares.sum()), logits.device), 1.0)
+    expected = torch.zeros_like(logits, dtype=torch.float32)  # B C h w
+    for of_classes, target, of_segments in zip(expected, targets, shares, strict=True):
+        of_classes.index_add_(0, target.labels, of_segments)
+    loss = -(expected * logits.float().log_softmax(1)).sum()
+    return loss / max(process_mean(float(expected.sum()), logits.device), 1.0)
 
 
-def grid_box_losses(boxes: Tensor, targets: list[Target], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def grid_box_losses(boxes: Tensor, targets: list[Target], shares: list[Tensor]) -> tuple[Tensor, Tensor]:
     """L1 and GIoU loss between the boxes B h w 4 of a grid's cells and the box of the segment that has most of each cell.
 
-    Every segment counts once: its cells share its weight by how much of them it has. Segments that have most of no cell are left
-    out; the sum is divided by the number of the others, averaged over the processes. Returns two scalars.
+    `shares` are those of `segment_shares`. Every segment counts once: its cells share its weight by how much of them it has.
+    Segments that have most of no cell are left out; the sum is divided by the number of the others, averaged over the processes.
+    Returns two scalars.
     """
     boxes = boxes.float()
     l1, giou, count = boxes.sum() * 0, boxes.sum() * 0, 0.0
-    for predicted, target in zip(boxes.flatten(1, 2), targets, strict=True):  # h*w 4
+    for predicted, target, of_segments in zip(boxes.flatten(1, 2), targets, shares, strict=True):  # h*w 4, K h w
         if not len(target.labels):
             continue
-        share, owner = segment_shares(target, size, boxes.shape[1:3]).flatten(1).max(0)  # h*w
+        share, owner = of_segments.flatten(1).max(0)  # h*w
         total = share.new_zeros(len(target.labels)).index_add_(0, owner, share)  # K
         weight = share / total[owner].clamp(min=1e-6)  # h*w
         expected = target.boxes[owner]

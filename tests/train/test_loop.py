@@ -22,7 +22,7 @@ from minidetr.train.checkpoint import NAME, PREVIOUS
 from minidetr.train.devices import best_precision, start_devices, training_attention
 from minidetr.train.feed import collate
 from minidetr.train.loop import moving_average, parameter_groups, schedule, train
-from minidetr.train.objective import Objective, grid_box_losses, grid_class_loss, join, start_step
+from minidetr.train.objective import Objective, grid_box_losses, grid_class_loss, join, segment_shares, start_step
 from minidetr.train.options import MASK_DROP, STAGES, TrainOptions
 from minidetr.train.report import Report, read_rows
 
@@ -324,7 +324,7 @@ def test_cell_classes_are_shares_of_pixels():
     logits = torch.randn(1, 3, 1, 2)
     log = logits.log_softmax(1)[0, :, 0]  # 3 classes, 2 cells
     expected = -(log[2, 0] + 0.5 * log[1, 1]) / 1.5
-    torch.testing.assert_close(grid_class_loss(logits, [target], (4, 8)), expected)
+    torch.testing.assert_close(grid_class_loss(logits, [target], segment_shares([target], (4, 8), (1, 2))), expected)
 
 
 def test_a_cell_should_have_the_box_of_the_segment_that_has_most_of_it():
@@ -337,7 +337,7 @@ def test_a_cell_should_have_the_box_of_the_segment_that_has_most_of_it():
     target = Target(torch.tensor([2, 1, 1]), truth, masks, 0, (4, 16))
     boxes = torch.rand(1, 2, 4, 4) * 0.2 + 0.4
     boxes.requires_grad_()
-    l1, giou = grid_box_losses(boxes, [target], (8, 16))
+    l1, giou = grid_box_losses(boxes, [target], segment_shares([target], (8, 16), (2, 4)))
 
     def apart(cell: int, segment: int) -> float:
         return float((boxes[0, 0, cell].detach() - target.boxes[segment]).abs().sum())
@@ -360,7 +360,8 @@ def test_a_cell_should_have_the_box_of_the_segment_that_has_most_of_it():
 def test_the_image_without_segments_has_nothing_to_say_to_its_cells():
     empty = Target(torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), torch.zeros(0, 4, 8, dtype=torch.bool), 0, (4, 8))
     boxes = torch.rand(1, 1, 2, 4, requires_grad=True)
-    losses = *grid_box_losses(boxes, [empty], (4, 8)), grid_class_loss(torch.randn(1, 3, 1, 2), [empty], (4, 8))
+    shares = segment_shares([empty], (4, 8), (1, 2))
+    losses = *grid_box_losses(boxes, [empty], shares), grid_class_loss(torch.randn(1, 3, 1, 2), [empty], shares)
     assert [float(loss) for loss in losses] == [0, 0, 0]
     losses[0].backward()  # connected all the same: other processes wait for the gradient
     assert not boxes.grad.any()
@@ -489,8 +490,9 @@ def test_attention_is_not_fused_where_that_is_slow_to_train(monkeypatch, precisi
 
 
 @pytest.mark.slow
-def test_both_steps_train_in_bfloat16_on_a_cpu(tiny, tmp_path, no_pictures):
+def test_both_steps_train_in_bfloat16_on_a_cpu(tiny, tmp_path, no_pictures, capsys):
     model = train(output=str(tmp_path), **tiny | {"steps": "boxes,masks", "epochs": 1, "mask_epochs": 1, "precision": "bfloat16"})
+    assert capsys.readouterr().out.count("million parameters train, on cpu in bfloat16") == 2
     state = model.state_dict()
     floats = [tensor for tensor in state.values() if tensor.is_floating_point()]
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in floats)

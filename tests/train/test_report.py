@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from minidetr import plot
 from minidetr.data.scene_data import SceneData
 from minidetr.data.scenes import CATEGORIES
 from minidetr.model import PanopticDETR
@@ -92,6 +93,19 @@ def test_the_curves_show_losses_and_scores(tmp_path):
     Report(tmp_path, 20).curves()
     full = ink(tmp_path / "curves.png")
     assert all(after > before + 300 for before, after in zip(empty, full, strict=True)), (empty, full)
+
+
+def test_losses_and_scores_are_drawn_over_the_same_iterations(tmp_path, monkeypatch):
+    """Judged only at its end, a run must not look as if it had been judged all along."""
+    filled(tmp_path, range(1, 21))
+    rows = (tmp_path / SCORES).read_text().splitlines()
+    (tmp_path / SCORES).write_text("\n".join([rows[0], *rows[-2:]]) + "\n")
+    drawn = []
+    real = plot.new_figure
+    monkeypatch.setattr(plot, "new_figure", lambda *size: drawn.append(real(*size)) or drawn[-1])
+    Report(tmp_path, 20).curves()
+    left, right = drawn[0].axes
+    assert left.get_xlim() == right.get_xlim() and left.get_xlim()[0] == 0 and 20 < left.get_xlim()[1] < 22
 
 
 def test_pictures_show_truth_beside_prediction(tmp_path, tmp_path_factory):
