@@ -43,7 +43,7 @@ lint: install  ## ruff and mypy
 	$(RUN) -m mypy
 
 figures: install  ## rebuild every figure in images/ from the shipped model
-	$(RUN) -m minidetr.figures images
+	$(RUN) -m minidetr.course.figures images
 	$(RUN) -m minidetr demo --output build/figures --count 4
 	cp build/figures/contact_sheet.png images/demo.png
 

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.models import CATEGORIES, KEPT, SIZES, model_of, picture
 from benchmarks.race import Build, now
-from minidetr.cost import stage_costs
+from minidetr.course.cost import stage_costs
 from minidetr.data.batch import Batch
 from minidetr.model import PanopticDETR
 from minidetr.model.merge import kept_queries, merge

@@ -27,9 +27,9 @@ from pathlib import Path
 import torch
 import torch.utils.tensorboard  # noqa: F401 (imported here, so that a forked process need not)
 
-from minidetr import cli
-from minidetr.train import loop  # noqa: F401 (as above)
-from minidetr.train.checkpoint import NAME, read_checkpoint, read_whole
+from minidetr.commands import main as cli
+from minidetr.training import loop  # noqa: F401 (as above)
+from minidetr.training.checkpoint import NAME, read_checkpoint, read_whole
 
 LIMIT = 900  # seconds that any one life of the run may take
 

@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image
 
 from minidetr.data.coco import measured
-from minidetr.data.scene_data import SceneData
 from minidetr.evaluate import panoptic_quality
 from minidetr.panoptic import encode_ids
-from minidetr.train import loop
-from minidetr.train.report import Report
+from minidetr.scenes.dataset import SceneData
+from minidetr.training import loop
+from minidetr.training.report import Report
 
 FIRST = 1000  # images after which the first peak is noted
 SIZE = 64

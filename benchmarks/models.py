@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from benchmarks.race import Build
 from minidetr.data.batch import Batch
-from minidetr.data.scene_data import HELD_OUT_SEED, SceneData
 from minidetr.data.targets import target_from_panoptic
 from minidetr.model import PanopticDETR
 from minidetr.model.merge import kept_queries, merge
-from minidetr.train.objective import Objective
-from minidetr.train.options import TrainOptions
-from minidetr.weights import coco_categories
+from minidetr.scenes.dataset import HELD_OUT_SEED, SceneData
+from minidetr.training.objective import Objective
+from minidetr.training.options import TrainOptions
+from minidetr.weights.load import coco_categories
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is downloaded
 

@@ -34,7 +34,7 @@ from benchmarks import data, models
 from benchmarks.floor import floor, machine
 from benchmarks.race import Contestant, Measured, race
 from minidetr.panoptic import whole_file
-from minidetr.train.devices import best_precision
+from minidetr.training.devices import best_precision
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- benchmarks: made by `make bench` -->", "<!-- end of benchmarks -->"
@@ -278,7 +278,7 @@ def floor_tables(s: Settings) -> str:
         "",
         "### How cost grows",
         "",
-        "Multiply-adds are those of `minidetr.cost`, which tests hold against PyTorch's FLOP counter.",
+        "Multiply-adds are those of `minidetr.course.cost`, which tests hold against PyTorch's FLOP counter.",
         "",
     ]
     lines += ["| image | K | batch | detect | masks | multiply-adds |", "|---|---|---|---|---|---|"]

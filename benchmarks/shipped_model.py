@@ -20,15 +20,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.floor import machine
-from minidetr.data.scene_data import HELD_OUT_SEED, VALIDATION_SEED, SceneData
 from minidetr.evaluate.model import Evaluation, evaluate_model
 from minidetr.evaluate.panoptic_quality import PanopticQuality
 from minidetr.model import PanopticDETR
 from minidetr.presets import SCENE_SIZE
-from minidetr.train.checkpoint import read_checkpoint
-from minidetr.train.devices import PRECISIONS, best_precision
-from minidetr.train.report import LOSSES
-from minidetr.weights import SHIPPED, save
+from minidetr.scenes.dataset import HELD_OUT_SEED, VALIDATION_SEED, SceneData
+from minidetr.training.checkpoint import read_checkpoint
+from minidetr.training.devices import PRECISIONS, best_precision
+from minidetr.training.report import LOSSES
+from minidetr.weights.load import SHIPPED, save
 
 
 def measure(model: PanopticDETR, count: int, size: int) -> tuple[PanopticQuality, float, float]:

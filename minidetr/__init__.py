@@ -5,7 +5,6 @@
     panoptic, = model.segment([image])
 
 The names below are imported when first used, so that `import minidetr` and `minidetr --help` load neither torch nor numpy.
-Training is `minidetr.train.loop.train`: the name `train` here would clash with the package `minidetr.train`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from minidetr.panoptic import Category as Category
     from minidetr.panoptic import Panoptic as Panoptic
     from minidetr.panoptic import Segment as Segment
+    from minidetr.training.loop import train as train
 
     __version__: str
 
@@ -32,6 +32,7 @@ _HOME = {  # public name -> the module it lives in
     "PanopticDETR": "minidetr.model",
     "Segment": "minidetr.panoptic",
     "panoptic_quality": "minidetr.evaluate",
+    "train": "minidetr.training.loop",
 }
 
 __all__ = [*_HOME, "__version__"]

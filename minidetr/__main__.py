@@ -2,7 +2,7 @@
 
 import sys
 
-from minidetr.cli import main
+from minidetr.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

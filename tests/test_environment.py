@@ -86,7 +86,7 @@ def test_data_files_travel_with_the_package(pyproject: dict) -> None:
     ]
     found = (ROOT / "minidetr").rglob("*")
     files = [path.relative_to(ROOT).as_posix() for path in found if path.suffix in {".json", ".toml", ".safetensors"}]
-    assert "minidetr/data/coco_categories.json" in files
+    assert "minidetr/weights/coco_categories.json" in files
     assert [name for name in files if not any(fnmatch(name, pattern) for pattern in patterns)] == []
 
 

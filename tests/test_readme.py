@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from minidetr.cli import build_parser
+from minidetr.commands.main import build_parser
 from minidetr.presets import PUBLISHED, TRAINABLE
-from minidetr.train.options import TrainOptions
-from minidetr.weights import SHIPPED
+from minidetr.training.options import TrainOptions
+from minidetr.weights.load import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from minidetr.cli import main
+from minidetr.commands.main import main
 from minidetr.model import PanopticDETR
 from minidetr.presets import preset
-from minidetr.weights import coco_categories, save
+from minidetr.weights.load import coco_categories, save
 from tests.reference import REFERENCE, needs_reference
 
 PHOTOS = {"coco": 11, "construction": 3}

@@ -7,11 +7,11 @@ import re
 import pytest
 from safetensors import safe_open
 
-from minidetr.data.scene_data import HELD_OUT_SEED, SceneData
-from minidetr.data.scenes import CATEGORIES
 from minidetr.evaluate.model import evaluate_model
 from minidetr.model import PanopticDETR
-from minidetr.weights import SHIPPED, shipped_weights
+from minidetr.scenes.dataset import HELD_OUT_SEED, SceneData
+from minidetr.scenes.render import CATEGORIES
+from minidetr.weights.load import SHIPPED, shipped_weights
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.ops import FrozenBatchNorm2d
 
 from minidetr.course import answer, close, exercise, require, require_tensor
-from minidetr.figures import LIT, Trace, plain, principal_colors, titled
+from minidetr.course.figures import LIT, Trace, plain, principal_colors, titled
 from minidetr.model import PanopticDETR
 from minidetr.plot import new_figure, picture_of
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
-from minidetr import figures, plot
-from minidetr.course import answer, close, exercise, require, require_tensor
+from minidetr import plot
+from minidetr.course import answer, close, exercise, figures, require, require_tensor
 from minidetr.model import PanopticDETR
 from minidetr.model.merge import kept_queries
 from minidetr.panoptic import Category

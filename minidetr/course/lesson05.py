@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
-from minidetr import figures, plot
-from minidetr.course import close, exercise, require, require_tensor, sizes
+from minidetr import plot
+from minidetr.course import close, exercise, figures, require, require_tensor, sizes
 from minidetr.course.lesson04 import NAMELESS, colors_of
 from minidetr.data.targets import Target
-from minidetr.train.matching import CostWeights, matching_cost
+from minidetr.training.matching import CostWeights, matching_cost
 
 # --- exercises --------------------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from minidetr.course import close, exercise, require, require_tensor
+from minidetr.course.figures import LIT, Trace, chosen, plain, titled
 from minidetr.course.pictures import draw
-from minidetr.figures import LIT, Trace, chosen, plain, titled
 from minidetr.plot import new_figure, picture_of
 
 # --- checks -----------------------------------------------------------------------------------------------------------------

@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minidetr.course import answer, close, exercise, require, require_tensor
+from minidetr.course.figures import LIT, plain, titled
 from minidetr.data.batch import Batch
-from minidetr.data.scenes import CATEGORIES
-from minidetr.figures import LIT, plain, titled
 from minidetr.model import PanopticDETR
 from minidetr.plot import new_figure, picture_of
 from minidetr.presets import TRAINABLE
-from minidetr.train.losses import dice_loss, focal_loss
-from minidetr.train.options import STAGES
+from minidetr.scenes.render import CATEGORIES
+from minidetr.training.losses import dice_loss, focal_loss
+from minidetr.training.options import STAGES
 
 # --- exercises --------------------------------------------------------------------------------------------------------------
 

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from minidetr.course import answer, exercise, require, require_tensor
+from minidetr.course.figures import Trace, plain, titled
 from minidetr.course.pictures import row
-from minidetr.data.scenes import Scene
 from minidetr.evaluate import ClassQuality, PanopticQuality, QualityCounts
-from minidetr.figures import Trace, plain, titled
 from minidetr.model.merge import SMALLEST_AREA, group_of, merge
 from minidetr.panoptic import Category, Panoptic
 from minidetr.plot import boundaries, draw_labels, for_display, new_figure, overlay, picture_of
+from minidetr.scenes.render import Scene
 
 # --- exercises --------------------------------------------------------------------------------------------------------------
 

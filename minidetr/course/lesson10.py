@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 
 from minidetr.course import answer, close, exercise, require, require_tensor
-from minidetr.data.scenes import CATEGORIES
-from minidetr.figures import Trace, boxes_on, plain, titled
+from minidetr.course.figures import Trace, boxes_on, plain, titled
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Panoptic
 from minidetr.plot import for_display, new_figure, overlay, picture_of
 from minidetr.presets import preset
-from minidetr.train.loop import moving_average, schedule
-from minidetr.train.objective import start_step
-from minidetr.train.options import TrainOptions
-from minidetr.train.report import read_rows
+from minidetr.scenes.render import CATEGORIES
+from minidetr.training.loop import moving_average, schedule
+from minidetr.training.objective import start_step
+from minidetr.training.options import TrainOptions
+from minidetr.training.report import read_rows
 
 # --- exercises --------------------------------------------------------------------------------------------------------------
 

@@ -12,10 +12,10 @@ from scipy import ndimage
 
 from minidetr.course import answer, exercise, require
 from minidetr.course.lesson00 import map_of
-from minidetr.data.scene_data import HELD_OUT_SEED
-from minidetr.data.scenes import CATEGORIES, render_scene
 from minidetr.panoptic import Category, write_json, write_png
 from minidetr.presets import SCENE_SIZE
+from minidetr.scenes.dataset import HELD_OUT_SEED
+from minidetr.scenes.render import CATEGORIES, render_scene
 
 # --- an export like one from an annotation tool -----------------------------------------------------------------------------
 

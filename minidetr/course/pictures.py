@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
-from minidetr.figures import plain, principal_colors, titled
+from minidetr.course.figures import plain, principal_colors, titled
 from minidetr.plot import few_colors, new_figure, picture_of
 
 

@@ -76,14 +76,14 @@ class PanopticDETR(nn.Module):
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, preset: str | None = None) -> PanopticDETR:
         """Published weights by name, the shipped `tiny`, or a file or run of one's own; see `minidetr.weights.load`."""
-        from minidetr.weights import load
+        from minidetr.weights.load import load
 
         return load(name_or_path, preset)
 
     @classmethod
     def from_official(cls, state_dict: dict[str, Tensor], name: str) -> PanopticDETR:
-        """A published state dict already in memory; see `minidetr.weights.from_official`."""
-        from minidetr.weights import from_official
+        """A published state dict already in memory; see `minidetr.weights.load.from_official`."""
+        from minidetr.weights.load import from_official
 
         return from_official(state_dict, name)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from minidetr.errors import InputError
-from minidetr.narrow_resnet import narrow_resnet
+from minidetr.model.narrow_resnet import narrow_resnet
 
 
 @dataclass

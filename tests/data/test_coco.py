@@ -13,11 +13,11 @@ from PIL import Image
 
 from minidetr.data.coco import CocoPanoptic, PanopticDataset, write_coco_panoptic
 from minidetr.data.images import denormalise, to_tensor
-from minidetr.data.scene_data import SceneData
 from minidetr.data.targets import boxes_from_masks, target_from_panoptic
 from minidetr.data.transforms import evaluation_transform, training_transform
 from minidetr.errors import InputError
 from minidetr.panoptic import decode_ids, encode_ids
+from minidetr.scenes.dataset import SceneData
 
 COCO = Path(__file__).parents[2] / ".." / "shared" / "reference" / "coco"
 needs_coco = pytest.mark.skipif(not COCO.is_dir(), reason="the reference cases (../shared/reference/coco) are not here")
@@ -340,7 +340,7 @@ def test_cached_scenes_are_the_rendered_ones(tmp_path, monkeypatch, workers):
     assert [plain.read(i)[2] for i in range(5)] == [cached.read(i)[2] for i in range(5)]
     assert len(list(tmp_path.iterdir())) == 1  # and no part of it
 
-    monkeypatch.setattr("minidetr.data.scene_data.render", None)  # the second time nothing is rendered
+    monkeypatch.setattr("minidetr.scenes.dataset.render", None)  # the second time nothing is rendered
     assert_same(cached, SceneData(5, seed=3, size=64, cache=tmp_path))
     with pytest.raises(TypeError):
         SceneData(5, seed=4, size=64, cache=tmp_path, workers=1)  # another seed is another cache
@@ -348,7 +348,7 @@ def test_cached_scenes_are_the_rendered_ones(tmp_path, monkeypatch, workers):
 
 
 def test_cached_entries_are_those_of_the_renderer():
-    from minidetr.data.scenes import render_scene
+    from minidetr.scenes.render import render_scene
 
     scene, (image, ids, segments) = render_scene(9, 64, 64), SceneData(10, seed=0, size=64).read(9)
     np.testing.assert_array_equal(scene.image, np.asarray(image))

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from minidetr.data.coco import CocoPanoptic, write_coco_panoptic
-from minidetr.data.scene_data import SceneData
-from minidetr.data.scenes import CATEGORIES
 from minidetr.evaluate import box_average_precision, panoptic_quality
 from minidetr.evaluate.model import Evaluation, box_predictions, evaluate_model
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Panoptic, Segment, boxes_of_ids, encode_ids, write_json, write_png
 from minidetr.presets import TRAINABLE
+from minidetr.scenes.dataset import SceneData
+from minidetr.scenes.render import CATEGORIES
 
 SIZE, COUNT = 64, 5
 

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from minidetr.cost import stage_costs
+from minidetr.course.cost import stage_costs
 from minidetr.data.batch import Batch
 from minidetr.model import PanopticDETR
 from minidetr.model.backbone import Backbone

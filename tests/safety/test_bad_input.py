@@ -25,12 +25,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from minidetr import cli
+from minidetr.commands import main as cli
 from minidetr.panoptic import encode_ids
-from minidetr.train.checkpoint import NAME, PREVIOUS
-from minidetr.train.loop import as_plain
-from minidetr.train.options import TrainOptions
-from minidetr.weights import shipped_weights
+from minidetr.training.checkpoint import NAME, PREVIOUS
+from minidetr.training.loop import as_plain
+from minidetr.training.options import TrainOptions
+from minidetr.weights.load import shipped_weights
 
 TINY = str(shipped_weights("tiny"))
 WIDTH, HEIGHT = 8, 6

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from minidetr.errors import WorkerDied
-from minidetr.train import checkpoint
-from minidetr.train.checkpoint import NAME, PREVIOUS, has_checkpoint, is_whole, read_checkpoint, write_checkpoint
-from minidetr.train.feed import loader
-from minidetr.train.report import read_rows
+from minidetr.training import checkpoint
+from minidetr.training.checkpoint import NAME, PREVIOUS, has_checkpoint, is_whole, read_checkpoint, write_checkpoint
+from minidetr.training.feed import loader
+from minidetr.training.report import read_rows
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -119,7 +119,7 @@ class Deadly(torch.utils.data.Dataset):
     def __getitem__(self, index: int):
         if index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        from minidetr.data.scene_data import SceneData
+        from minidetr.scenes.dataset import SceneData
 
         return SceneData(1, 0, 64)[0]
 

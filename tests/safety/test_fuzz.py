@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from minidetr import cli
-from minidetr.data.assemble import assemble
-from minidetr.data.check import check
+from minidetr.commands import main as cli
+from minidetr.curate.assemble import assemble
+from minidetr.curate.check import check
 from minidetr.data.coco import CocoPanoptic, measured, write_coco_panoptic
 from minidetr.data.images import FORMATS, read_image, to_tensor
 from minidetr.data.transforms import evaluation_transform, training_transform
@@ -32,7 +32,7 @@ from minidetr.evaluate import QualityCounts, panoptic_quality
 from minidetr.evaluate.panoptic_quality import read_ids
 from minidetr.model.merge import kept_queries, merge
 from minidetr.panoptic import Category, Panoptic, boxes_of_ids, decode_ids, encode_ids, read_json
-from minidetr.weights import load_file, shipped_weights
+from minidetr.weights.load import load_file, shipped_weights
 
 EXAMPLES = int(os.environ.get("MINIDETR_FUZZ_EXAMPLES", "0"))
 CATEGORIES = [Category(0, "sky", False), Category(2, "worker", True), Category(3, "crane", True), Category(6, "ground", False)]

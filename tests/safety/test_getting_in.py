@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import minidetr
-import minidetr.weights
 from minidetr.errors import InputError
 from minidetr.panoptic import leads_out, path_inside
 from minidetr.presets import PUBLISHED, PUBLISHED_ADDRESS
-from minidetr.train import devices
-from minidetr.train.options import TrainOptions
+from minidetr.training import devices
+from minidetr.training.options import TrainOptions
+from minidetr.weights import load as weights
 
 PACKAGE = Path(minidetr.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -80,7 +80,7 @@ def test_a_download_has_a_hash_and_nothing_is_left_of_one_cut_off(tmp_path, monk
     monkeypatch.setattr(torch.hub, "download_url_to_file", cut_off)
     for name, (_, file_name) in PUBLISHED.items():
         with pytest.raises(InputError, match="could not be downloaded .*connection reset.*fetch it by hand"):
-            minidetr.weights.load(name)
+            weights.load(name)
         assert asked[-1] == (PUBLISHED_ADDRESS + file_name, file_name[-12:-4])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

@@ -1,0 +1,84 @@
+"""`minidetr train`: one argument for each field of TrainOptions that people change."""
+
+from __future__ import annotations
+
+import argparse
+
+from minidetr.presets import TRAINABLE
+from minidetr.training.options import STAGES, TrainOptions
+
+EXAMPLE = "train --preset tiny --data scenes --steps joint --output runs/tiny"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments whose default None means: as the preset's recipe has it."""
+    stages = ", ".join(STAGES)
+    run = parser.add_argument_group("the run")
+    run.add_argument("--output", metavar="RUN", help="folder for weights, checkpoint, curves and pictures (default: runs/run)")
+    run.add_argument("--resume", metavar="RUN", help="go on with a run that was cut off, exactly where its checkpoint is")
+    run.add_argument("--preset", choices=list(TRAINABLE), help="size of the model and recipe (default: tiny)")
+    run.add_argument(
+        "--data", metavar="scenes|FOLDER", help="rendered scenes, or a COCO panoptic folder, or one with train/ and val/"
+    )
+    run.add_argument("--validation", metavar="FOLDER", help="data set to evaluate on (default: DATA/val, else the training data)")
+    run.add_argument(
+        "--steps", choices=("joint", "boxes,masks", "boxes", "masks"), help="all at once, or boxes first (default: joint)"
+    )
+    run.add_argument("--epochs", type=float, help="of the box step or of joint training")
+    run.add_argument("--mask-epochs", type=float, help="of the mask step (default: 25)")
+    run.add_argument("--quiet", action="store_true", default=None, help="no progress bar")
+    run.add_argument("--minutes", type=float, help="end by the clock instead; the schedule follows the time")
+
+    start = parser.add_argument_group("where it starts")
+    start.add_argument("--from", dest="from_", metavar="NAME-OR-PATH", help="published or own weights to fine-tune")
+    start.add_argument("--backbone-weights", metavar="FILE", help="ImageNet weights with torchvision's names, imagenet or none")
+    start.add_argument("--reset", type=stage_list, metavar="STAGES", help=f"stages put back to random weights, of {stages}")
+    start.add_argument("--freeze", type=stage_list, metavar="STAGES", help="stages that do not train, of the same names")
+    start.add_argument("--queries", type=int, metavar="N", help="number of object queries; the first ones are kept")
+
+    data = parser.add_argument_group("data")
+    data.add_argument("--size", type=int, metavar="PIXELS", help="short side of the images")
+    data.add_argument(
+        "--augment",
+        choices=("full", "flip", "none"),
+        help="flips, sizes, crops (scenes: flips); flips; nothing (default: full)",
+    )
+    data.add_argument("--scenes", type=int, metavar="COUNT", help="scenes rendered for training (default: 8000)")
+    data.add_argument("--scene-seed", type=int, metavar="SEED", help="of the first of them (default: 0)")
+    data.add_argument("--validation-images", type=int, metavar="COUNT", help="at most so many are evaluated (default: 256)")
+    data.add_argument("--evaluate-every", type=float, metavar="EPOCHS", help="default: a tenth of --epochs; at the end in any case")
+    data.add_argument("--workers", type=int, metavar="N", help="processes that load data (default: 2)")
+    data.add_argument("--cache", metavar="DIR", help="where rendered scenes are kept (default: runs/cache)")
+
+    recipe = parser.add_argument_group("recipe (default: the preset's)")
+    recipe.add_argument("--batch-size", type=int, metavar="B", help="images an iteration, over all processes")
+    for name in ("learning-rate", "backbone-learning-rate", "weight-decay", "clip", "warmup", "drop", "dropout"):
+        recipe.add_argument(f"--{name}", type=float, metavar="X")
+    recipe.add_argument("--schedule", choices=("drop", "cosine"))
+    recipe.add_argument("--ema", type=float, metavar="DECAY", help="average the weights, e.g. 0.998; 0: do not")
+    for name in ("no-object", "focal", "dice", "pixel-class", "cells"):
+        recipe.add_argument(f"--{name}", type=float, metavar="W", help="weight of the loss")
+    recipe.add_argument("--masks-per-image", type=int, metavar="K", help="matched queries whose masks are judged; 0: all")
+    recipe.add_argument("--mask-stride", type=int, choices=(1, 4), help="judge masks at the input's size (1) or at their own (4)")
+    recipe.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"))
+    recipe.add_argument("--device", help="auto, cpu, cuda or mps (default: auto)")
+    recipe.add_argument("--seed", type=int)
+    recipe.add_argument("--checkpoint-minutes", type=float, metavar="M", help="default: 5")
+
+
+def stage_list(text: str) -> tuple[str, ...]:
+    """An argument like "stem,res2"."""
+    names = tuple(name for name in text.split(",") if name)
+    for name in names:
+        if name not in STAGES:
+            raise argparse.ArgumentTypeError(f"there is no stage {name!r}; choose from {', '.join(STAGES)}")
+    return names
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train with the arguments that were given."""
+    from minidetr.training.loop import train
+
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    known = {name: value for name, value in given.items() if name in TrainOptions.__dataclass_fields__}
+    train(arguments.resume, **known)

@@ -1,0 +1,480 @@
+"""The figures of the README and the lessons, every one drawn from tensors of the shipped model on a held-out scene.
+
+`python -m minidetr.course.figures images` draws them all. Each function gives a PIL image, which a notebook shows as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import box_convert
+
+from minidetr.course.cost import cost_figure
+from minidetr.data.batch import Batch
+from minidetr.data.images import normalise, to_tensor
+from minidetr.model import Detections, PanopticDETR
+from minidetr.model.merge import kept_queries
+from minidetr.panoptic import Panoptic, whole_file
+from minidetr.plot import color_of, labelled_overlay, new_figure, overlay, picture_of
+from minidetr.scenes.dataset import HELD_OUT_SEED
+from minidetr.scenes.render import render_scene
+
+LIT, INK, DIM = "#d55e00", "#1f2328", 0.28  # frame of the stage that is lit, text, opacity of the others
+SCENE = HELD_OUT_SEED + 4  # the scene of the figures
+
+
+@dataclass
+class Trace:
+    """One image's way through the model: what every stage made of it, for the K kept objects."""
+
+    model: PanopticDETR
+    image: np.ndarray  # H W 3 uint8
+    batch: Batch
+    seen: Detections
+    query_index: Tensor  # K
+    scores: Tensor  # K
+    labels: Tensor  # K category ids
+    heatmaps: Tensor  # K M h w
+    masks: Tensor  # K H/4 W/4 logits
+    panoptic: Panoptic
+
+    def boxes(self) -> Tensor:
+        """The boxes of the kept objects, K 4: left, top, right, bottom in pixels."""
+        height, width = self.image.shape[:2]
+        return box_convert(self.seen.boxes[0, self.query_index], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
+
+    def names(self) -> list[str]:
+        """The class names of the kept objects."""
+        names = {c.id: c.name for c in self.model.categories}
+        return [names[int(label)] for label in self.labels]
+
+    def object(self) -> int:
+        """The object that figures of one object show: the largest kept thing (the largest segment, where there is no thing)."""
+        things = {c.id for c in self.model.categories if c.is_thing}
+        areas = (self.masks > 0).flatten(1).sum(1)
+        return max(range(len(self.labels)), key=lambda k: (int(self.labels[k]) in things, int(areas[k])))
+
+
+@torch.inference_mode()
+def trace(model: PanopticDETR, image: np.ndarray) -> Trace:
+    """Take an image (H W 3 uint8) through every stage of a model in eval mode, at its own size, and keep all that comes out."""
+    batch = Batch.pad([normalise(to_tensor(Image.fromarray(image)))])
+    seen = model.detect(batch)
+    query_index, scores, labels = kept_queries(seen.logits[0], model.preset.threshold, {c.id: c for c in model.categories})
+    image_index = torch.zeros_like(query_index)
+    heatmaps, masks = model.heatmaps(seen, image_index, query_index), model.masks(seen, image_index, query_index)
+    panoptic = model.panoptic(seen, batch, [image.shape[:2]], model.preset.threshold)[0]
+    return Trace(model, image, batch, seen, query_index, scores, labels, heatmaps, masks, panoptic)
+
+
+@cache
+def example() -> Trace:
+    """The shipped model on the scene of the figures."""
+    return trace(PanopticDETR.from_pretrained("tiny").eval(), render_scene(SCENE).image)
+
+
+def principal_colors(features: Tensor) -> np.ndarray:
+    """Feature maps d h w -> h w 3 in 0..1: their three strongest directions of variation (PCA) as red, green and blue."""
+    d, h, w = features.shape
+    cells = features.flatten(1).T  # h*w d
+    cells = cells - cells.mean(0)
+    _, _, directions = torch.linalg.svd(cells, full_matrices=False)
+    parts = cells @ directions[:3].T  # h*w 3
+    low, high = parts.quantile(0.02, dim=0), parts.quantile(0.98, dim=0)
+    return ((parts - low) / (high - low)).clamp(0, 1).view(h, w, 3).numpy()
+
+
+def plain(axes: Axes, image: np.ndarray | Tensor, **how: Any) -> None:
+    """An image without ticks, grid or frame."""
+    axes.imshow(np.asarray(image), **how)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def draw_box(axes: Axes, found: Trace, k: int, color: Any = None, width: float = 2.5) -> None:
+    """The box of kept object `k`, clipped to the image; by default in the colour of its class."""
+    if color is None:
+        category = next(c for c in found.model.categories if c.id == int(found.labels[k]))
+        color = tuple(value / 255 for value in color_of(category))
+    draw_rectangle(axes, found.boxes()[k], found.image.shape[:2], color, linewidth=width)
+
+
+def draw_rectangle(axes: Axes, box: Tensor, size: tuple[int, ...], color: Any, **how: Any) -> None:
+    """A box (left, top, right, bottom in pixels), clipped to an image of `size` (height, width); `how` is for plot."""
+    height, width = size
+    left, top, right, bottom = box.minimum(torch.tensor([width, height, width, height]) - 1).clamp(min=0).tolist()
+    axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=color, **how)
+
+
+# --- the pipeline -----------------------------------------------------------------------------------------------------------
+
+# name of the stage: (title, shape at 640x640 with ResNet-50)
+STAGES = {
+    "image": ("image", "3 x 640 x 640"),
+    "backbone": ("ResNet-50", "Res5: 2048 x 20 x 20"),
+    "encoder": ("encoder", "256 x 20 x 20"),
+    "decoder": ("decoder and heads", "100 classes and boxes"),
+    "heatmaps": ("attention heatmaps", "K x 8 x 20 x 20"),
+    "mask_head": ("FPN mask head", "K x 160 x 160"),
+    "merge": ("pixel-wise argmax", "640 x 640 ids"),
+    "quality": ("panoptic quality", "PQ = SQ x RQ"),
+}
+TRAINING = {"matching": (3, "in training: matching, set loss"), "mask_losses": (5, "in training: DICE and focal loss")}
+
+
+def pipeline(*lit: str) -> Image.Image:
+    """The whole way of an image, with the stages named `lit` highlighted: names of STAGES, "matching" or "mask_losses"."""
+    unknown = set(lit) - {*STAGES, *TRAINING}
+    if unknown:
+        raise ValueError(f"there is no stage {', '.join(sorted(unknown))}: choose from {', '.join([*STAGES, *TRAINING])}")
+    found = example()
+    figure = new_figure(8.3, 5.5)
+    figure.set_layout_engine("none")
+    page = figure.add_axes((0, 0, 1, 1), xlim=(0, 8.3), ylim=(0, 5.5))
+    page.axis("off")
+    width, left, bottoms = 1.55, 0.33, (3.35, 0.62)  # of the pictures, in inches
+    for number, (name, (title, shape)) in enumerate(STAGES.items()):
+        x, y = left + 2.03 * (number % 4), bottoms[number // 4]
+        bright = 1.0 if not lit or name in lit else DIM
+        if name in lit:
+            frame = FancyBboxPatch((x - 0.08, y - 0.33), width + 0.16, width + 0.68, "round,pad=0,rounding_size=0.1")
+            frame.set(facecolor="#fff4e8", edgecolor=LIT, linewidth=2.5)
+            page.add_patch(frame)
+        axes = figure.add_axes((x / 8.3, y / 5.5, width / 8.3, width / 5.5))
+        thumbnail(axes, name, found)
+        for artist in (*axes.images, *axes.lines, *axes.texts, *axes.patches):
+            artist.set_alpha(bright)
+        page.text(x + width / 2, y + width + 0.12, title, ha="center", fontsize=10.5, weight="bold", alpha=max(bright, 0.45))
+        page.text(x + width / 2, y - 0.2, shape, ha="center", fontsize=9.5, alpha=max(bright, 0.45))
+        if number % 4:
+            arrow(page, (x - 0.43, y + width / 2), (x - 0.05, y + width / 2))
+    down = left + 3 * 2.03 + width / 2  # from the decoder to the second row
+    page.plot([down, down, 0.14, 0.14], [3.02, 2.79, 2.79, bottoms[1] + width / 2], color=INK, linewidth=1.4)
+    arrow(page, (0.12, bottoms[1] + width / 2), (0.31, bottoms[1] + width / 2))
+    for name, (column, text) in TRAINING.items():
+        x, y = left + 2.03 * (column % 4) + width / 2, (5.33, 0.16)[column // 4]
+        on = name in lit
+        box = {"boxstyle": "round,pad=0.3", "facecolor": "#fff4e8" if on else "white", "edgecolor": LIT if on else "#afb8c1"}
+        page.text(min(x, 6.95), y, text, ha="center", va="center", fontsize=9, bbox=box, weight="bold" if on else "normal")
+    return picture_of(figure)
+
+
+def thumbnail(axes: Axes, name: str, found: Trace) -> None:
+    """What a stage of the pipeline made of the image."""
+    k = found.object()
+    categories = found.model.categories
+    if name in ("image", "decoder"):
+        plain(axes, found.image)
+        if name == "decoder":
+            for one in range(len(found.labels)):
+                draw_box(axes, found, one, width=1.5)
+    elif name == "backbone":
+        plain(axes, principal_colors(found.seen.features.res5[0]))
+    elif name == "encoder":
+        plain(axes, principal_colors(found.seen.memory[0]))
+    elif name == "heatmaps":
+        plain(axes, found.heatmaps[k].sum(0), cmap="magma")
+    elif name == "mask_head":
+        plain(axes, found.masks[k].sigmoid(), cmap="magma", vmin=0, vmax=1)
+    elif name == "merge":
+        plain(axes, overlay(found.image, found.panoptic, categories))
+    else:
+        truth = render_scene(SCENE)
+        known = Panoptic.of_entries(truth.segment_ids, truth.segments_info, categories)
+        plain(axes, overlay(found.image, known, categories))
+        white = {"fontsize": 9, "color": "white", "weight": "bold", "backgroundcolor": "#1f2328aa"}
+        axes.text(0.5, 0.07, "against the truth", white, transform=axes.transAxes, ha="center")
+
+
+def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """A thin arrow between two points of the page."""
+    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=INK, linewidth=1.4, shrinkA=0, shrinkB=0))
+
+
+# --- what single stages do ---------------------------------------------------------------------------------------------------
+
+
+def titled(axes: Axes, text: str, size: float = 10) -> None:
+    """A title in the figures' size."""
+    axes.set_title(text, fontsize=size, weight="bold")
+
+
+def chosen(found: Trace, count: int) -> list[int]:
+    """The `count` kept objects that show most: the figure's object, then other classes, things before stuff, large before small."""
+    things = {c.id for c in found.model.categories if c.is_thing}
+    areas = (found.masks > 0).flatten(1).sum(1).tolist()
+    labels = found.labels.tolist()
+    order = sorted(range(len(labels)), key=lambda k: (labels[k] in things, areas[k]), reverse=True)
+    first_of_class = {labels[k]: k for k in reversed(order)}
+    order = sorted(order, key=lambda k: (first_of_class[labels[k]] != k, order.index(k)))
+    return order[:count]
+
+
+def panoptic_head() -> Image.Image:
+    """Boxes -> heatmaps -> masks -> argmax, for four objects of the scene."""
+    found = example()
+    objects = chosen(found, 4)
+    names = found.names()
+    figure = new_figure(8.3, 6.9)
+    figure.set_layout_engine("none")
+    page = figure.add_axes((0, 0, 1, 1), xlim=(0, 8.3), ylim=(0, 6.9))
+    page.axis("off")
+    side, top = 1.42, 6.4
+    for column, title in enumerate(("box", "heatmaps, 8 heads added", "mask")):
+        page.text(1.02 + 1.78 * column, 6.62, title, ha="center", fontsize=10.5, weight="bold")
+    for row, k in enumerate(objects):
+        y = top - side - row * (side + 0.16)
+        for column in range(3):
+            x = 0.31 + 1.78 * column
+            axes = figure.add_axes((x / 8.3, y / 6.9, side / 8.3, side / 6.9))
+            if column == 0:
+                plain(axes, found.image)
+                draw_box(axes, found, k, width=3)
+                page.text(x - 0.1, y + side / 2, names[k], rotation=90, ha="center", va="center", fontsize=10)
+            else:
+                plain(axes, found.heatmaps[k].sum(0) if column == 1 else found.masks[k].sigmoid(), cmap="magma")
+                arrow(page, (x - 0.33, y + side / 2), (x - 0.04, y + side / 2))
+        page.plot([5.31, 5.55], [y + side / 2, y + side / 2], color=INK, linewidth=1.4)
+    ends = [top - side / 2 - row * (side + 0.16) for row in (0, len(objects) - 1)]
+    page.plot([5.55, 5.55], ends, color=INK, linewidth=1.4)
+    arrow(page, (5.55, sum(ends) / 2), (5.84, sum(ends) / 2))
+    axes = figure.add_axes((5.88 / 8.3, (sum(ends) / 2 - 1.1) / 6.9, 2.2 / 8.3, 2.2 / 6.9))
+    plain(axes, overlay(found.image, found.panoptic, found.model.categories))
+    page.text(6.98, sum(ends) / 2 + 1.22, "pixel-wise argmax", ha="center", fontsize=10.5, weight="bold")
+    page.text(
+        6.98,
+        sum(ends) / 2 - 1.32,
+        f"over all {len(names)} kept masks:\none object for every pixel",
+        ha="center",
+        va="top",
+        fontsize=9.5,
+    )
+    return picture_of(figure)
+
+
+@torch.inference_mode()
+def mask_head_stages(found: Trace, k: int) -> list[tuple[str, Tensor]]:
+    """What the mask head holds for object `k` after each of its five convolutions (name, c h' w'), and at last its mask logits."""
+    kept: list[Tensor] = []
+    hooks = [
+        norm.register_forward_hook(lambda _, __, output: kept.append(output[0].relu())) for norm in found.model.mask_head.norms
+    ]
+    logits = found.model.masks(found.seen, torch.tensor([0]), found.query_index[k : k + 1])
+    for hook in hooks:
+        hook.remove()
+    names = ("convolution 1", "convolution 2", "+ Res4", "+ Res3", "+ Res2", "mask logits")
+    return list(zip(names, [*kept, logits], strict=True))
+
+
+def fpn() -> Image.Image:
+    """The mask head, stage by stage, for one object: what comes in, what every convolution leaves, the mask.
+
+    Of a stage's channels the one is shown that agrees most with the final mask (by correlation).
+    """
+    found = example()
+    k = found.object()
+    stages = mask_head_stages(found, k)
+    logits = stages[-1][1][0]
+    figure = new_figure(8.3, 4.5)
+    rows = figure.subplots(2, 5)
+    plain(rows[0, 0], found.image)
+    draw_box(rows[0, 0], found, k, LIT)
+    titled(rows[0, 0], f"the {found.names()[k]}")
+    plain(rows[0, 1], found.heatmaps[k].sum(0), cmap="magma")
+    titled(rows[0, 1], "heatmaps, added")
+    plain(rows[0, 2], principal_colors(found.seen.features.projected[0]))
+    titled(rows[0, 2], "Res5, 1x1")
+    for axes, (name, maps) in zip([*rows[0, 3:], *rows[1, :3]], stages[:5], strict=True):
+        plain(axes, most_alike(maps, logits), cmap="magma")
+        titled(axes, name)
+    plain(rows[1, 3], logits.sigmoid(), cmap="magma", vmin=0, vmax=1)
+    titled(rows[1, 3], "mask")
+    cut = found.image.copy()
+    cut[~(enlarged(logits, cut.shape[:2]) > 0).numpy()] = 255
+    plain(rows[1, 4], cut)
+    titled(rows[1, 4], "what it cuts out")
+    grids = [found.heatmaps[k, 0], found.seen.features.projected[0, 0], *(maps[0] for _, maps in stages)]
+    for axes, values in zip([*rows[0, 1:], *rows[1, :4]], grids, strict=True):
+        axes.set_xlabel(f"{values.shape[0]} x {values.shape[1]}", fontsize=9)
+    return picture_of(figure)
+
+
+def most_alike(maps: Tensor, logits: Tensor) -> Tensor:
+    """Of the feature maps c h w the one that correlates most with a mask's logits, which are averaged to h x w."""
+    target = torch.nn.functional.adaptive_avg_pool2d(logits.sigmoid()[None], (maps.shape[1], maps.shape[2])).flatten()
+    both = torch.cat([target[None], maps.flatten(1)])
+    return maps[torch.corrcoef(both)[0, 1:].nan_to_num(-1).argmax()]
+
+
+def enlarged(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map h w, bilinearly enlarged to `size`."""
+    return torch.nn.functional.interpolate(values[None, None], size=size, mode="bilinear")[0, 0]
+
+
+def heatmap_grid(found: Trace | None = None, count: int = 4) -> Image.Image:
+    """The M heatmaps of some objects, one row each, over the image; bright is where the head looks."""
+    found = found or example()
+    objects = chosen(found, count)
+    M = found.heatmaps.shape[1]
+    figure = new_figure(8.3, 0.93 * len(objects) + 0.3)
+    figure.set_layout_engine("constrained", hspace=0, h_pad=0.02)
+    rows = figure.subplots(len(objects), M + 1, squeeze=False)
+    for axes_row, k in zip(rows, objects, strict=True):
+        plain(axes_row[0], found.image)
+        draw_box(axes_row[0], found, k, LIT, 2)
+        axes_row[0].set_ylabel(found.names()[k], fontsize=9)
+        for head in range(M):
+            plain(axes_row[1 + head], found.heatmaps[k, head], cmap="magma", vmin=0, vmax=float(found.heatmaps[k].max()))
+    titled(rows[0, 0], "box", 9.5)
+    for head in range(M):
+        titled(rows[0, 1 + head], f"head {head + 1}", 9.5)
+    return picture_of(figure)
+
+
+@torch.inference_mode()
+def attention_weights(found: Trace, layer: torch.nn.Module, name: str) -> Tensor:
+    """The attention of a layer's module `name` ("self_attention", "cross_attention") to the image: heads x queries x keys."""
+    kept: list[tuple] = []
+    module = getattr(layer, name)
+    hook = module.register_forward_pre_hook(lambda _, inputs: kept.append(inputs))
+    found.model.detect(found.batch)
+    hook.remove()
+    return module(*kept[0], need_weights=True, average_attn_weights=False)[1][0]
+
+
+def encoder_attention() -> Image.Image:
+    """What four cells of the encoded image attend to in the last encoder layer: for each the head that looks most decidedly."""
+    found = example()
+    h, w = found.seen.memory.shape[-2:]
+    weights = attention_weights(found, found.model.encoder.layers[-1], "self_attention")  # M h*w h*w
+    centres = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in found.boxes()[chosen(found, 4)].tolist()]
+    figure = new_figure(8.3, 4.4)
+    for (upper, lower), (x, y) in zip(figure.subplots(2, 4).T, centres, strict=True):
+        cell = int(y / found.image.shape[0] * h) * w + int(x / found.image.shape[1] * w)
+        head = int(weights[:, cell].amax(-1).argmax())
+        plain(upper, found.image)
+        plain(lower, weights[head, cell].view(h, w), cmap="magma", extent=(0, found.image.shape[1], found.image.shape[0], 0))
+        for axes in (upper, lower):
+            axes.plot(x, y, "o", markersize=9, markerfacecolor="none", markeredgecolor="#56b4e9", markeredgewidth=2.5)
+        lower.set_xlabel(f"head {head + 1}", fontsize=9)
+        titled(upper, f"cell {cell // w}, {cell % w}", 9.5)
+    return picture_of(figure)
+
+
+def decoder_attention() -> Image.Image:
+    """Where four queries look in the last decoder layer, heads averaged, and the boxes they then give."""
+    found = example()
+    h, w = found.seen.memory.shape[-2:]
+    weights = attention_weights(found, found.model.decoder.layers[-1], "cross_attention").mean(0)  # N h*w
+    figure = new_figure(8.3, 2.5)
+    for axes, k in zip(figure.subplots(1, 4), chosen(found, 4), strict=True):
+        looking(axes, found, weights[found.query_index[k]].view(h, w))
+        draw_box(axes, found, k, "#56b4e9")
+        titled(axes, f"query {int(found.query_index[k])}: {found.names()[k]}", 9.5)
+    return picture_of(figure)
+
+
+def looking(axes: Axes, found: Trace, weights: Tensor) -> None:
+    """The image, darkened where `weights` h w are small."""
+    height, width = found.image.shape[:2]
+    light = 0.3 + 0.7 * (enlarged(weights, (height, width)) / weights.max()).sqrt().numpy()[..., None]
+    plain(axes, (found.image * light).astype(np.uint8))
+
+
+# --- one image's way, as an animation ------------------------------------------------------------------------------------------
+
+
+def way() -> list[tuple[Image.Image, int]]:
+    """The frames of the animation, one for each stage, and how many milliseconds each is shown."""
+    found = example()
+    features = found.seen.features
+    stages = {"Res2": features.res2, "Res3": features.res3, "Res4": features.res4, "Res5": features.res5}
+    encoded = partial(plain, image=principal_colors(found.seen.memory[0]))
+    kept = f"{len(found.labels)} of {found.seen.logits.shape[1]} are kept"
+    frames = [
+        frame("an image", "3 x 288 x 288", partial(plain, image=found.image)),
+        *(frame(f"ResNet: {n}", shape_of(maps), partial(plain, image=principal_colors(maps[0]))) for n, maps in stages.items()),
+        frame("the encoder lets all cells talk", shape_of(found.seen.memory), encoded),
+        frame("queries become classes and boxes", kept, partial(boxes_on, found=found)),
+    ]
+    for k in chosen(found, 3):
+        name = found.names()[k]
+        frames.append(frame(f"heatmaps of the {name}", shape_of(found.heatmaps[k : k + 1]), partial(heated, found=found, k=k)))
+        frames.append(frame(f"mask of the {name}", shape_of(found.masks[k : k + 1, None]), partial(masked, found=found, k=k)))
+    final = labelled_overlay(found.image, found.panoptic, found.model.categories, panels=2)
+    frames.append(frame("each pixel goes to its best mask", "288 x 288 ids: nothing overlaps", partial(plain, image=final)))
+    return [(picture, 1100) for picture in frames[:-1]] + [(frames[-1], 3500)]
+
+
+def frame(title: str, shape: str, draw: Callable[[Axes], None]) -> Image.Image:
+    """One frame: a title, what `draw` draws, a shape below."""
+    figure = new_figure(4.4, 4.9)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0.02, 0.075, 0.96, 0.96 * 4.4 / 4.9))
+    draw(axes)
+    figure.text(0.5, 0.975, title, ha="center", va="center", fontsize=12.5, weight="bold")
+    figure.text(0.5, 0.035, shape, ha="center", va="center", fontsize=11.5)
+    return picture_of(figure)
+
+
+def shape_of(maps: Tensor) -> str:
+    """ "128 x 12 x 12" of a tensor 1 128 12 12."""
+    return " x ".join(str(size) for size in maps.shape[1:])
+
+
+def boxes_on(axes: Axes, found: Trace) -> None:
+    """The image with the boxes of all kept objects."""
+    plain(axes, found.image)
+    for k in range(len(found.labels)):
+        draw_box(axes, found, k)
+
+
+def heated(axes: Axes, found: Trace, k: int) -> None:
+    """The heads' heatmaps of object `k`, added."""
+    plain(axes, found.heatmaps[k].sum(0), cmap="magma", extent=(0, found.image.shape[1], found.image.shape[0], 0))
+    draw_box(axes, found, k)
+
+
+def masked(axes: Axes, found: Trace, k: int) -> None:
+    """The mask of object `k` as a probability."""
+    plain(axes, found.masks[k].sigmoid(), cmap="magma", vmin=0, vmax=1, extent=(0, found.image.shape[1], found.image.shape[0], 0))
+    draw_box(axes, found, k)
+
+
+DRAWINGS: dict[str, Callable[[], Image.Image]] = {
+    "pipeline": pipeline,
+    **{f"pipeline_{name}": partial(pipeline, name) for name in (*STAGES, *TRAINING)},
+    "panoptic_head": panoptic_head,
+    "fpn": fpn,
+    "heatmaps": heatmap_grid,
+    "encoder_attention": encoder_attention,
+    "decoder_attention": decoder_attention,
+    "cost": lambda: picture_of(cost_figure()),
+}
+
+
+def draw_all(folder: Path) -> None:
+    """Draw every figure of DRAWINGS into `folder`, and the animation way.gif."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in DRAWINGS.items():
+        with whole_file(folder / f"{name}.png") as part:
+            draw().save(part, format="png", optimize=True)
+    frames, durations = zip(*way(), strict=True)
+    with whole_file(folder / "way.gif") as part:
+        frames[0].save(part, format="gif", save_all=True, append_images=frames[1:], duration=list(durations), loop=0, optimize=True)
+
+
+if __name__ == "__main__":
+    draw_all(Path(sys.argv[1] if len(sys.argv) > 1 else "images"))

@@ -1,0 +1,1 @@
+"""Construction sites drawn by code: `render` one, or a `dataset` of them."""

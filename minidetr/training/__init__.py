@@ -1,0 +1,1 @@
+"""Training: read options, matching, losses, objective, loop. `minidetr.train` is `minidetr.training.loop.train`."""

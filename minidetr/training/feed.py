@@ -1,0 +1,151 @@
+"""What the training loop is fed with: data sets by option, and batches that can be resumed anywhere in an epoch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from minidetr.data.batch import Batch
+from minidetr.data.coco import CocoPanoptic, PanopticDataset
+from minidetr.data.targets import Target
+from minidetr.data.transforms import evaluation_transform, training_transform
+from minidetr.errors import InputError, WorkerDied
+from minidetr.scenes.dataset import HELD_OUT_SEED, VALIDATION_SEED, SceneData
+from minidetr.training.options import TrainOptions
+
+
+def open_data(options: TrainOptions) -> tuple[PanopticDataset, PanopticDataset]:
+    """The training and the validation data set. Raises InputError when there is no image, or classes disagree."""
+    if options.data == "scenes":
+        if options.scene_seed + options.scenes > HELD_OUT_SEED:
+            raise InputError(
+                f"training scenes must have seeds below {HELD_OUT_SEED}, where the held-out ones begin: "
+                "lower --scene-seed or --scenes"
+            )
+        size = options.size
+        kept: dict[str, Any] = {"cache": options.cache, "workers": options.workers or 1}
+        rendered = SceneData(options.scenes, options.scene_seed, size, augmentation(options), **kept)
+        return rendered, SceneData(options.validation_images, VALIDATION_SEED, size, **kept)
+    folder = Path(options.data)
+    if not folder.is_dir():
+        raise InputError(f"--data {folder} is neither 'scenes' nor a folder with panoptic.json, images/ and panoptic/")
+    split = (folder / "train").is_dir()
+    train = CocoPanoptic.from_folder(folder / "train" if split else folder, augmentation(options))
+    validation_folder = options.validation or (
+        folder / "val" if split and (folder / "val").is_dir() else folder / "train" if split else folder
+    )
+    validation = CocoPanoptic.from_folder(validation_folder)
+    for data in (train, validation):
+        if not len(data):
+            raise InputError(f"the data set in {folder} has no image: there is nothing to train on")
+    if {(c.id, c.is_thing) for c in train.categories} != {(c.id, c.is_thing) for c in validation.categories}:
+        raise InputError(f"the categories of {validation_folder} are not those of {folder}: use one list of categories for both")
+    return train, validation
+
+
+def augmentation(options: TrainOptions) -> v2.Transform:
+    """What is done to a training image: see `TrainOptions.augment`."""
+    scale = options.size / 800  # the reference's augmentation, in proportion
+    resize = evaluation_transform(options.size, max(options.size, round(1333 * scale)))
+    if options.augment == "none":
+        return resize
+    # Scenes are not scarce: crops of them cost more than they bring, for what is learned of sizes and places fits them no more.
+    if options.augment == "flip" or options.data == "scenes":
+        return v2.Compose([v2.RandomHorizontalFlip(), resize])
+    short_sides = tuple(round(side * scale) for side in range(480, 801, 32))
+    crops, crop_range = tuple(round(side * scale) for side in (400, 500, 600)), (round(384 * scale), round(600 * scale))
+    return training_transform(short_sides, round(1333 * scale), crops, crop_range)
+
+
+class EpochBatches:
+    """The batches of each epoch, shuffled by `seed` and epoch, shared out over processes.
+
+    Process `rank` of `world` takes every world-th image of each global batch of `batch_size` images. The last batch may be smaller;
+    every process always gets at least one image (the first ones again, where there are too few), so that none waits for another.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+        self.length, self.batch_size, self.seed, self.rank, self.world = length, max(batch_size, world), seed, rank, world
+
+    def __len__(self) -> int:
+        return -(-self.length // self.batch_size)
+
+    def of_epoch(self, epoch: int, start: int = 0) -> list[list[tuple[int, int]]]:
+        """This process's batches from number `start` on: lists of (index, seed of the image's augmentation)."""
+        generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        order, seeds = generator.permutation(self.length), generator.integers(2**62, size=self.length)
+        batches = []
+        for first in range(start * self.batch_size, self.length, self.batch_size):
+            places = np.arange(first, min(first + self.batch_size, self.length))
+            while len(places) < self.world:  # fewer images than processes: some twice
+                places = np.concatenate([places, np.arange(self.world - len(places)) % self.length])
+            batches.append([(int(order[p]), int(seeds[p])) for p in places[self.rank :: self.world]])
+        return batches
+
+
+class Seeded(Dataset):
+    """A data set read by (index, seed): the augmentation depends on the seed alone, not on workers, order or what came before."""
+
+    def __init__(self, data: PanopticDataset):
+        self.data = data
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Target] | InputError:
+        """Image and target; a mistake in the data is returned, because torch would write a traceback into its sentence."""
+        index, seed = item
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                return self.data[index]
+            except InputError as error:
+                return error
+
+
+def collate_or_mistake(items: list) -> tuple[Batch, list[Target]] | InputError:
+    """`collate`, or the first mistake among the items."""
+    return next((item for item in items if isinstance(item, InputError)), None) or collate(items)
+
+
+def collate(items: list[tuple[Tensor, Target]]) -> tuple[Batch, list[Target]]:
+    """Images and targets of one batch."""
+    images, targets = zip(*items, strict=True)
+    return Batch.pad(list(images)), list(targets)
+
+
+def loader(data: PanopticDataset, batches: list, workers: int) -> Iterator[tuple[Batch, list[Target]]]:
+    """The batches in order, read by `workers` processes (0: by this one).
+
+    Raises InputError for data that can't be read, WorkerDied when a process dies.
+    """
+    read = DataLoader(
+        Seeded(data),
+        batch_sampler=batches,
+        collate_fn=collate_or_mistake,
+        num_workers=workers,
+        worker_init_fn=one_thread if workers else None,
+        generator=torch.Generator(),  # its own: the global one must not depend on how often a run was cut off
+    )
+    try:
+        for batch in read:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if not re.search(r"DataLoader worker.*(exited unexpectedly|killed by)", str(error)):
+            raise
+        raise WorkerDied(
+            f"one of the {workers} processes that load data died ({str(error).splitlines()[0]}), perhaps for want of memory: "
+            "try fewer --workers, or --workers 0"
+        ) from error
+
+
+def one_thread(worker: int) -> None:
+    """Keep each loading process to one core: the model needs the others."""
+    torch.set_num_threads(1)

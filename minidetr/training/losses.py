@@ -1,0 +1,217 @@
+"""The set losses: what matched queries should have said, and how far off they were (DETR, sections 3.1 and 4.2, appendix A.2).
+
+Every query answers for its matched segment, or for "no object". Classes are judged on all B x N queries, boxes and masks on the
+K matched pairs alone, so masks are never computed for anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
+
+from minidetr.data.targets import Target
+from minidetr.model import Detections
+from minidetr.training.matching import CostWeights, Matches, match
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each loss counts in the total, and how much the class "no object" counts among the classes (DETR, appendix A.4)."""
+
+    class_: float = 1.0
+    l1: float = 5.0
+    giou: float = 2.0
+    focal: float = 1.0
+    dice: float = 1.0
+    no_object: float = 0.1
+
+
+def class_loss(logits: Tensor, matches: Matches, targets: Sequence[Target], no_object: float = 0.1) -> Tensor:
+    """Cross entropy of all queries' classes: `logits` B x N x (C+1) -> scalar.
+
+    Unmatched queries should say "no object" (the last class). Most are unmatched, so that class is weighted down by `no_object`;
+    the mean is over the weights, not over the queries, and over those of all processes, so that their gradients' average is that
+    of one large batch (the reference averages each process's own mean).
+    """
+    no_object_class = logits.shape[-1] - 1
+    expected = torch.full(logits.shape[:2], no_object_class, device=logits.device)  # B N
+    expected[matches.image_index, matches.query_index] = matches.select([target.labels for target in targets])
+    weight = torch.ones(logits.shape[-1], device=logits.device)  # C+1
+    weight[no_object_class] = no_object
+    total = F.cross_entropy(logits.float().flatten(0, 1), expected.flatten(), weight, reduction="sum")
+    return total / process_mean(float(weight[expected].sum()), logits.device)
+
+
+def class_error(logits: Tensor, matches: Matches, targets: Sequence[Target]) -> Tensor:
+    """A figure to watch, without gradient: percentage of matched queries with the wrong class, 0 when nothing is matched."""
+    predicted = logits[matches.image_index, matches.query_index].argmax(-1)  # K
+    wrong = predicted != matches.select([target.labels for target in targets])
+    return 100 * wrong.sum() / max(len(matches), 1)
+
+
+def box_losses(boxes: Tensor, matches: Matches, targets: Sequence[Target], normaliser: float) -> tuple[Tensor, Tensor]:
+    """L1 and GIoU loss of the matched boxes, summed over pairs / `normaliser`: `boxes` B x N x 4 -> two scalars.
+
+    Boxes are (cx, cy, w, h) in 0..1 of the image. L1 alone would forgive small boxes their relative error; GIoU does
+    not depend on the scale (DETR, section 3.1).
+    """
+    predicted = boxes[matches.image_index, matches.query_index].float()  # K 4
+    expected = matches.select([target.boxes for target in targets])  # K 4
+    l1 = F.l1_loss(predicted, expected, reduction="sum")
+    # eps only guards against 0/0: torchvision's default, 1e-7, is a tenth of a pixel's area in a 1000 x 1000 image.
+    corners = (box_convert(box, "cxcywh", "xyxy") for box in (predicted, expected))
+    giou = generalized_box_iou_loss(*corners, reduction="sum", eps=1e-12)
+    return l1 / normaliser, giou / normaliser
+
+
+def dice_loss(mask_logits: Tensor, masks: Tensor, normaliser: float) -> Tensor:
+    """1 - twice the overlap over the sum of the areas, summed over masks / `normaliser`: two tensors K x H x W -> scalar.
+
+    It counts a mask as a whole, so small segments weigh as much as large ones (V-Net, Milletari et al. 2016). The +1 keeps
+    empty masks finite.
+    """
+    probability, masks = mask_logits.float().sigmoid().flatten(1), masks.float().flatten(1)  # K HW
+    overlap = (probability * masks).sum(1)  # K
+    dice = (2 * overlap + 1) / (probability.sum(1) + masks.sum(1) + 1)  # K
+    return (1 - dice).sum() / normaliser
+
+
+def focal_loss(mask_logits: Tensor, masks: Tensor, normaliser: float, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Binary cross entropy of every pixel, times (1 - probability of the truth)^gamma: two tensors K x H x W -> scalar.
+
+    Pixels already right hardly count, so the many easy background pixels do not drown the border. Truth 1 weighs `alpha`, truth
+    0 weighs 1 - `alpha`. Mean over pixels, summed over masks / `normaliser` (RetinaNet, Lin et al. 2017).
+    """
+    loss = sigmoid_focal_loss(mask_logits.float(), masks.float(), alpha, gamma)  # K H W
+    return loss.flatten(1).mean(1).sum() / normaliser
+
+
+def mask_losses(
+    mask_logits: Tensor, targets: Sequence[Target], matches: Matches, normaliser: float, size: tuple[int, int], stride: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Focal and DICE loss of the matched masks: `mask_logits` K x h x w, in the order of `matches` -> two scalars.
+
+    `size` is the padded input (H, W); targets are padded to it with zeros. With `stride` 1 the logits are upsampled to it, as in
+    the reference. With `stride` 4 the losses are taken at the logits' own size, and each target pixel is the share of the segment
+    in it (area average): about 16 times less to compute and to keep, but thin segments and borders are judged more coarsely.
+    """
+    height, width = size
+    padded = [F.pad(target.masks, (0, width - target.masks.shape[2], 0, height - target.masks.shape[1])) for target in targets]
+    masks = matches.select(padded)  # K H W bool
+    # Each loss keeps several float32 maps of the full size for its gradient. Eight objects at a time, recomputed in the backward
+    # pass, keep none: the same numbers from about half the memory (40 objects at 800 x 1216).
+    focal, dice = [], []
+    for some_logits, some_masks in zip(mask_logits.split(8), masks.split(8), strict=True):
+        pair = checkpoint(_resize_and_compare, some_logits, some_masks, normaliser, stride, use_reentrant=False)
+        focal.append(pair[0])
+        dice.append(pair[1])
+    return torch.stack(focal).sum(), torch.stack(dice).sum()
+
+
+def _resize_and_compare(mask_logits: Tensor, masks: Tensor, normaliser: float, stride: int) -> tuple[Tensor, Tensor]:
+    mask_logits, masks = mask_logits[:, None].float(), masks[:, None].float()  # K 1 h w, K 1 H W
+    if stride == 1:
+        mask_logits = F.interpolate(mask_logits, masks.shape[-2:], mode="bilinear", align_corners=False)  # K 1 H W
+    else:
+        masks = F.interpolate(masks, mask_logits.shape[-2:], mode="area")  # K 1 h w
+    return focal_loss(mask_logits, masks, normaliser), dice_loss(mask_logits, masks, normaliser)
+
+
+def process_mean(value: float, device: torch.device | None = None) -> float:
+    """`value` averaged over all processes. `device` is where the processes meet (NCCL needs a GPU).
+
+    Every process then divides by the same number, so the average of their gradients is that of one large batch.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    total = torch.tensor(value, dtype=torch.float32, device=device)
+    torch.distributed.all_reduce(total)
+    return float(total) / torch.distributed.get_world_size()
+
+
+def segment_count(targets: Sequence[Target]) -> float:
+    """Number of segments in a process's batch, averaged over all processes, at least 1: what box and mask losses are divided by."""
+    return max(process_mean(sum(len(target.labels) for target in targets), targets[0].labels.device), 1.0)
+
+
+@dataclass(frozen=True)
+class SetLoss:
+    """All losses of a training step.
+
+    `train_boxes` False means that only the mask head trains (the second of the two steps): classes and boxes are then matched, not
+    judged. `masks_per_image` draws at most that many matched pairs of an image for the mask losses, to save time and memory;
+    the mask losses are then divided by the number of pairs drawn. `mask_stride` is the `stride` of `mask_losses`.
+    """
+
+    weights: LossWeights = LossWeights()
+    costs: CostWeights = CostWeights()
+    train_boxes: bool = True
+    masks_per_image: int | None = None
+    mask_stride: int = 1
+
+    def __call__(
+        self,
+        detections: Detections,
+        targets: Sequence[Target],
+        compute_masks: Callable[[Tensor, Tensor], Tensor] | None = None,
+        size: tuple[int, int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Scalars by name, unweighted, and only of what trains: "class", "l1", "giou", "focal", "dice"; "class_0", "l1_0",
+        "giou_0", "class_1", ... of the earlier decoder layers; "total", the weighted sum, to call `backward` on; "class_error", to
+        watch.
+
+        `compute_masks(image_index K, query_index K) -> K x h x w` is called once, for the pairs to be judged and no others; None
+        trains no masks. `size` is the padded input (H, W), by default the largest target's. `generator` draws the pairs.
+        A batch without segments gives zeros that are still connected to the model, so that distributed training does not wait for
+        a gradient that never comes. Raises ValueError when there is nothing to train, FloatingPointError as `match` does.
+        """
+        if not self.train_boxes and compute_masks is None:
+            raise ValueError("nothing to train: with train_boxes=False, pass compute_masks")
+        matches = match(detections.logits, detections.boxes, targets, self.costs)
+        losses: dict[str, Tensor] = {}
+        if self.train_boxes:
+            normaliser = segment_count(targets)
+            losses |= self._detection_losses(detections.logits, detections.boxes, matches, targets, normaliser)
+            for layer, (logits, boxes) in enumerate(detections.auxiliary):
+                own = match(logits, boxes, targets, self.costs)  # an earlier layer may see the objects in other queries
+                of_layer = self._detection_losses(logits, boxes, own, targets, normaliser)
+                losses |= {f"{name}_{layer}": loss for name, loss in of_layer.items()}
+        if compute_masks is not None:
+            losses |= self._mask_losses(compute_masks, matches, targets, size, generator)
+        weights = {name.rstrip("_"): weight for name, weight in asdict(self.weights).items()}  # class_ -> class
+        total = torch.stack([weights[name.partition("_")[0]] * loss for name, loss in losses.items()]).sum()
+        watched = {"class_error": class_error(detections.logits, matches, targets)} if self.train_boxes else {}
+        return losses | {"total": total} | watched
+
+    def _detection_losses(
+        self, logits: Tensor, boxes: Tensor, matches: Matches, targets: Sequence[Target], normaliser: float
+    ) -> dict[str, Tensor]:
+        l1, giou = box_losses(boxes, matches, targets, normaliser)
+        return {"class": class_loss(logits, matches, targets, self.weights.no_object), "l1": l1, "giou": giou}
+
+    def _mask_losses(
+        self,
+        compute_masks: Callable[[Tensor, Tensor], Tensor],
+        matches: Matches,
+        targets: Sequence[Target],
+        size: tuple[int, int] | None,
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        normaliser = segment_count(targets)
+        if self.masks_per_image is not None:
+            matches = matches.sample(self.masks_per_image, generator)
+            normaliser = max(process_mean(len(matches), matches.image_index.device), 1.0)
+        if size is None:
+            height, width = (max(target.masks.shape[axis] for target in targets) for axis in (1, 2))
+            size = height, width
+        mask_logits = compute_masks(matches.image_index, matches.query_index)  # K h w
+        focal, dice = mask_losses(mask_logits, targets, matches, normaliser, size, self.mask_stride)
+        return {"focal": focal, "dice": dice}

@@ -1,0 +1,172 @@
+"""One training step's forward pass: images and targets in, losses out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_convert, generalized_box_iou_loss
+
+from minidetr.data.batch import Batch
+from minidetr.data.targets import Target
+from minidetr.model import Detections, Features, PanopticDETR
+from minidetr.training.losses import LossWeights, SetLoss, process_mean
+from minidetr.training.options import TrainOptions
+
+FINER = 4  # pixels that a cell of the encoded image tells the class of, in each direction
+
+
+class Objective(nn.Module):
+    """The model and its losses in one module, so that DistributedDataParallel sees a single forward pass.
+
+    `step` says what trains: "joint" everything, "boxes" all but the masks, "masks" the mask head on a frozen rest.
+
+    Two further losses, off in the published recipe, teach a model that starts from nothing what the image shows long before its
+    queries have found out where to look: a dozen matched queries say little about a backbone, all cells of an image say much.
+    Both judge the encoded image, in training alone: inference stays plain DETR, which has no use for them.
+    - `pixel_class`: a convolution that only training knows tells the classes of 4 x 4 pixels in each cell.
+    - `cells`: every cell passes the model's own heads, as if it were a query, and should say class and box of its segment.
+    """
+
+    def __init__(self, model: PanopticDETR, options: TrainOptions, step: str):
+        super().__init__()
+        self.model, self.step = model, step
+        self.pixel_class_weight, self.cells_weight = (0.0, 0.0) if step == "masks" else (options.pixel_class, options.cells)
+        weights = LossWeights(focal=options.focal, dice=options.dice, no_object=options.no_object)
+        self.set_loss = SetLoss(
+            weights,
+            train_boxes=step != "masks",
+            masks_per_image=options.masks_per_image or None,
+            mask_stride=options.mask_stride,
+        )
+        channels = model.preset.width, model.num_classes * FINER**2
+        self.pixel_class = nn.Conv2d(*channels, kernel_size=1) if self.pixel_class_weight else None
+
+    def train(self, mode: bool = True) -> Objective:
+        """Frozen stages (in the mask step, the model) stay in eval mode: they have no dropout and keep their statistics."""
+        super().train(mode)
+        if self.step == "masks":
+            self.model.eval()  # the mask head is the same in both modes
+        for module in self.model.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+        return self
+
+    def forward(self, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
+        """Scalars by name, as `SetLoss` gives them; "total" is to be minimised."""
+        seen = self.model.detect(batch) if self.step != "masks" else self.detect_frozen(batch)
+        compute_masks = None
+        if self.step != "boxes":
+            compute_masks = lambda image_index, query_index: self.model.masks(seen, image_index, query_index)  # noqa: E731
+        losses = self.set_loss(seen, targets, compute_masks, batch.size)
+        if self.pixel_class is not None:
+            pixels = F.pixel_shuffle(self.pixel_class(seen.memory), FINER)  # B C 4h 4w
+            shares = segment_shares(targets, batch.size, pixels.shape[-2:])
+            losses["pixel_class"] = grid_class_loss(pixels, targets, shares)
+            losses["total"] = losses["total"] + self.pixel_class_weight * losses["pixel_class"]
+        if self.cells_weight:
+            classes, l1, giou = self.cell_losses(seen.memory, targets, batch.size)
+            losses |= {"cell_class": classes, "cell_l1": l1, "cell_giou": giou}
+            weights = self.set_loss.weights
+            of_cells = weights.class_ * classes + weights.l1 * l1 + weights.giou * giou
+            losses["total"] = losses["total"] + self.cells_weight * of_cells
+        return losses
+
+    @torch.no_grad()
+    def detect_frozen(self, batch: Batch) -> Detections:
+        """What a frozen model sees in a batch: no gradient, and nothing kept for one.
+
+        On a CPU in bfloat16 it looks at one image after the other: attention of several without a gradient multiplies every image's
+        tokens by the weights on their own, copied for each, and takes twice as long (nn.MultiheadAttention, torch 2.14).
+        """
+        if not torch.is_autocast_enabled("cpu"):
+            return self.model.detect(batch)
+        return join([self.model.detect(image) for image in batch.split()])
+
+    def cell_losses(self, memory: Tensor, targets: list[Target], size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Class, L1 and GIoU loss of the encoded image's cells, memory B d h w, each taken for a query."""
+        logits, boxes = self.model.heads(memory.flatten(2).transpose(1, 2))  # B h*w C+1, B h*w 4
+        grid = memory.shape[-2:]
+        shares = segment_shares(targets, size, grid)
+        l1, giou = grid_box_losses(boxes.unflatten(1, grid), targets, shares)
+        return grid_class_loss(logits.transpose(1, 2).unflatten(2, grid), targets, shares), l1, giou
+
+
+def join(parts: Sequence[Detections]) -> Detections:
+    """What was seen in batches padded to one size, as if it had been one batch; without `auxiliary`."""
+    features = Features(*(torch.cat([getattr(p.features, f.name) for p in parts]) for f in fields(Features)))
+    names = ("logits", "boxes", "queries", "memory", "padding")
+    tensors: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in names}
+    return Detections(**tensors, features=features, is_padded=any(p.is_padded for p in parts))
+
+
+def segment_shares(targets: list[Target], size: tuple[int, int], grid: Sequence[int]) -> list[Tensor]:
+    """How much of each cell of a grid over the padded input (H, W) `size` is each segment's: for each image K h w in 0..1."""
+    shares = []
+    for target in targets:
+        K, height, width = target.masks.shape
+        padded = F.pad(target.masks, (0, size[1] - width, 0, size[0] - height)).float()  # K H W
+        shares.append(F.adaptive_avg_pool2d(padded, (grid[0], grid[1])) if K else padded.new_zeros(0, *grid))
+    return shares
+
+
+def grid_class_loss(logits: Tensor, targets: list[Target], shares: list[Tensor]) -> Tensor:
+    """Cross entropy between the class logits B C h w of a grid over the image and the shares of the classes in its cells.
+
+    `shares` are those of `segment_shares`. The mean is over the labelled cells of all processes, see `class_loss`.
+    """
+    expected = torch.zeros_like(logits, dtype=torch.float32)  # B C h w
+    for of_classes, target, of_segments in zip(expected, targets, shares, strict=True):
+        of_classes.index_add_(0, target.labels, of_segments)
+    loss = -(expected * logits.float().log_softmax(1)).sum()
+    return loss / max(process_mean(float(expected.sum()), logits.device), 1.0)
+
+
+def grid_box_losses(boxes: Tensor, targets: list[Target], shares: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """L1 and GIoU loss between the boxes B h w 4 of a grid's cells and the box of the segment that has most of each cell.
+
+    `shares` are those of `segment_shares`. Every segment counts once: its cells share its weight by how much of them it has.
+    Segments that have most of no cell are left out; the sum is divided by the number of the others, averaged over the processes.
+    Returns two scalars.
+    """
+    boxes = boxes.float()
+    l1, giou, count = boxes.sum() * 0, boxes.sum() * 0, 0.0
+    for predicted, target, of_segments in zip(boxes.flatten(1, 2), targets, shares, strict=True):  # h*w 4, K h w
+        if not len(target.labels):
+            continue
+        share, owner = of_segments.flatten(1).max(0)  # h*w
+        total = share.new_zeros(len(target.labels)).index_add_(0, owner, share)  # K
+        weight = share / total[owner].clamp(min=1e-6)  # h*w
+        expected = target.boxes[owner]
+        corners = (box_convert(box, "cxcywh", "xyxy") for box in (predicted, expected))
+        l1 = l1 + (weight * (predicted - expected).abs().sum(-1)).sum()
+        giou = giou + (weight * generalized_box_iou_loss(*corners, eps=1e-12)).sum()
+        count += float((total > 0).sum())
+    count = max(process_mean(count, boxes.device), 1.0)
+    return l1 / count, giou / count
+
+
+def start_step(model: PanopticDETR, options: TrainOptions, step: str) -> Objective:
+    """The objective of a step, with `requires_grad` set: frozen stages off, and in the mask step everything but the mask head."""
+    from minidetr.training.options import STAGES
+
+    frozen = tuple(prefix for stage in options.freeze for prefix in STAGES[stage])
+    for name, parameter in model.named_parameters():
+        trains = not name.startswith(frozen) if frozen else True
+        if step == "masks":
+            trains = name.startswith(STAGES["mask-head"])
+        elif step == "boxes":
+            trains = trains and not name.startswith(STAGES["mask-head"])
+        parameter.requires_grad_(trains)
+    return Objective(model, options, step)
+
+
+def with_size(model: PanopticDETR, options: TrainOptions) -> None:
+    """Let the model resize images, from now on, to the size it is trained at."""
+    ratio = model.preset.long_side / model.preset.short_side
+    model.preset = replace(model.preset, short_side=options.size, long_side=round(options.size * ratio))

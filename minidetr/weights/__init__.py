@@ -1,0 +1,1 @@
+"""Weights in and out; the shipped model, its card and its curves lie here, too."""

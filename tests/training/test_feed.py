@@ -1,0 +1,228 @@
+"""What the loop is fed with: every image once an epoch over all processes, resumable anywhere, augmented by seed alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from minidetr.data.coco import write_coco_panoptic
+from minidetr.errors import InputError
+from minidetr.scenes.dataset import VALIDATION_SEED, SceneData
+from minidetr.training.feed import EpochBatches, Seeded, loader, open_data
+from minidetr.training.options import TrainOptions
+
+SIZE = 64
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> str:
+    return str(tmp_path_factory.getbasetemp() / "scenes")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, cache):
+    """A data set of two scenes on disk."""
+    path = tmp_path_factory.mktemp("feed") / "data"
+    write_coco_panoptic(SceneData(2, 7, SIZE), path)
+    return path
+
+
+# --- batches
+
+
+def every_case():
+    for length in (1, 2, 3, 7, 8, 9, 20):
+        for world in (1, 2, 3):
+            for batch_size in (1, 2, 4, 5):
+                yield length, batch_size, world
+
+
+def test_every_image_once_an_epoch_over_all_processes():
+    for length, batch_size, world in every_case():
+        shares = [EpochBatches(length, batch_size, 5, rank, world) for rank in range(world)]
+        for epoch in (0, 3):
+            mine = [share.of_epoch(epoch) for share in shares]
+            assert {len(batches) for batches in mine} == {len(shares[0])}  # all take the same number of steps
+            whole_batches = [[item for batches in mine for item in batches[i]] for i in range(len(shares[0]))]
+            assert all(batches[i] for batches in mine for i in range(len(batches)))  # nobody has nothing to do
+            indices = [index for batch in whole_batches for index, _ in batch]
+            assert set(indices) == set(range(length))
+            repeated = len(indices) - length  # only where the last batch has fewer images than there are processes
+            last = length % shares[0].batch_size or shares[0].batch_size
+            assert repeated == max(0, world - last), (length, batch_size, world)
+            assert all(len(batch) <= max(batch_size, world) for batch in whole_batches)
+
+
+def test_processes_share_the_batches_that_one_process_would_have():
+    for length, batch_size, world in every_case():
+        if batch_size < world or 0 < length % batch_size < world:
+            continue
+        alone = EpochBatches(length, batch_size, 5).of_epoch(2)
+        mine = [EpochBatches(length, batch_size, 5, rank, world).of_epoch(2) for rank in range(world)]
+        for number, batch in enumerate(alone):
+            assert sorted(batch) == sorted(item for batches in mine for item in batches[number])
+
+
+def test_the_last_batch_may_be_smaller():
+    assert [len(batch) for batch in EpochBatches(10, 4, 0).of_epoch(0)] == [4, 4, 2]
+    assert [[len(b) for b in EpochBatches(7, 4, 0, rank, 2).of_epoch(0)] for rank in (0, 1)] == [[2, 2], [2, 1]]
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    batches = EpochBatches(20, 4, 1)
+    assert batches.of_epoch(0) == EpochBatches(20, 4, 1).of_epoch(0)
+    assert batches.of_epoch(0) != batches.of_epoch(1) != EpochBatches(20, 4, 2).of_epoch(1)
+    assert len({seed for epoch in range(3) for batch in batches.of_epoch(epoch) for _, seed in batch}) == 60
+
+
+def test_an_epoch_goes_on_where_it_was():
+    for rank in (0, 1):
+        batches = EpochBatches(11, 4, 3, rank, 2)
+        for start in range(len(batches) + 1):
+            assert batches.of_epoch(4, start) == batches.of_epoch(4)[start:]
+
+
+# --- samples
+
+
+@pytest.fixture
+def scenes(cache) -> SceneData:
+    return SceneData(4, 0, SIZE, v2.ColorJitter(brightness=0.2), cache, workers=1)
+
+
+def same(one, other) -> bool:
+    (image, target), (image_2, target_2) = one, other
+    return torch.equal(image, image_2) and torch.equal(target.masks, target_2.masks) and torch.equal(target.boxes, target_2.boxes)
+
+
+def test_a_sample_depends_on_its_seed_alone(scenes):
+    data = Seeded(scenes)
+    first, other = data[2, 2**61 + 5], data[2, 6]
+    assert not same(first, other)  # the augmentation is drawn
+    torch.manual_seed(99)
+    torch.rand(7)
+    data[0, 1]
+    assert same(first, data[2, 2**61 + 5])
+
+
+def test_reading_leaves_the_global_generator_alone(scenes):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    Seeded(scenes)[1, 5]
+    list(loader(scenes, [[(0, 1)]], workers=0))
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_workers_change_nothing(scenes):
+    batches = EpochBatches(4, 3, 0).of_epoch(0)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    for (batch, targets), (batch_2, targets_2) in zip(loader(scenes, batches, 0), loader(scenes, batches, 2), strict=True):
+        assert torch.equal(batch.images, batch_2.images)
+        assert [t.image_id for t in targets] == [t.image_id for t in targets_2]
+        assert all(torch.equal(t.masks, t2.masks) for t, t2 in zip(targets, targets_2, strict=True))
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_no_batches_end_at_once(scenes):
+    assert list(loader(scenes, [], 0)) == list(loader(scenes, [], 1)) == []
+
+
+# --- data sets
+
+
+def options(**given) -> TrainOptions:
+    return TrainOptions(**({"preset": "tiny", "size": SIZE, "scenes": 3, "validation_images": 2, "workers": 1} | given)).filled()
+
+
+def test_scenes_are_split_by_seed(cache):
+    train, validation = open_data(options(cache=cache, scene_seed=4))
+    assert (len(train), len(validation)) == (3, 2)
+    assert (train.seed, validation.seed) == (4, VALIDATION_SEED)
+    assert train.transform is not None and validation.transform is None
+    assert train[0][0].shape == (3, SIZE, SIZE)
+    with pytest.raises(InputError, match="seeds below 1000000.*--scene-seed or --scenes"):
+        open_data(options(cache=cache, scene_seed=999_998))
+
+
+@pytest.mark.parametrize("kind", ["scenes", "folder"])
+def test_how_much_is_augmented(kind, folder, cache):
+    """Seen with 12 seeds: "none" gives one picture, "flip" that and its mirror image, "full" a new one nearly each time."""
+    seen = {}
+    for augment in ("none", "flip", "full"):
+        data = Seeded(open_data(options(cache=cache, augment=augment, data="scenes" if kind == "scenes" else str(folder)))[0])
+        seen[augment] = [data[1, seed][0] for seed in range(12)]
+    plain = seen["none"][0]
+    assert plain.shape == (3, SIZE, SIZE) and all(torch.equal(image, plain) for image in seen["none"])
+    if kind == "scenes":
+        assert torch.equal(plain, SceneData(2, 0, SIZE)[1][0])  # as it was rendered
+    mirrored = [torch.equal(image, plain.flip(2)) for image in seen["flip"]]
+    assert 0 < sum(mirrored) < 12
+    assert all(flipped or torch.equal(image, plain) for image, flipped in zip(seen["flip"], mirrored, strict=True))
+    if kind == "scenes":
+        assert all(torch.equal(*pair) for pair in zip(seen["flip"], seen["full"], strict=True))
+    else:
+        assert len({image.numpy().tobytes() for image in seen["full"]}) > 6
+
+
+def test_a_folder_without_splits_is_also_what_is_evaluated_on(folder):
+    train, validation = open_data(options(data=str(folder)))
+    assert len(train) == len(validation) == 2 and validation.transform is None
+    image, target = train[0]
+    assert image.shape[1:] == target.masks.shape[1:] and min(image.shape[1:]) >= SIZE * 480 // 800
+
+
+def test_splits_of_a_folder_and_another_validation_folder(folder, tmp_path):
+    root, other = tmp_path / "root", tmp_path / "other"
+    for split, count in (("train", 2), ("val", 1)):
+        write_coco_panoptic(SceneData(count, 3, SIZE), root / split)
+    write_coco_panoptic(SceneData(1, 9, SIZE), other)
+    train, validation = open_data(options(data=str(root)))
+    assert (len(train), len(validation)) == (2, 1)
+    assert open_data(options(data=str(root), validation=str(other)))[1].json_file == other / "panoptic.json"
+    (root / "val").rename(tmp_path / "away")
+    assert len(open_data(options(data=str(root)))[1]) == 2
+
+
+def change(json_file, edit) -> None:
+    content = json.loads(json_file.read_text())
+    edit(content)
+    json_file.write_text(json.dumps(content))
+
+
+def test_data_that_cannot_be_trained_on_is_named(folder, tmp_path):
+    with pytest.raises(InputError, match="nowhere is neither 'scenes' nor a folder"):
+        open_data(options(data=str(tmp_path / "nowhere")))
+    with pytest.raises(InputError, match=r"panoptic\.json|is not a folder"):
+        (tmp_path / "empty").mkdir()
+        open_data(options(data=str(tmp_path / "empty")))
+
+    none = tmp_path / "none"
+    write_coco_panoptic(SceneData(1, 0, SIZE), none)
+    change(none / "panoptic.json", lambda content: content.update(images=[], annotations=[]))
+    with pytest.raises(InputError, match=r"none.*images"):
+        open_data(options(data=str(none)))
+
+
+@pytest.mark.parametrize("edit", [{"id": 77}, {"isthing": 1}])
+def test_categories_must_agree(folder, tmp_path, edit):
+    other = tmp_path / "other"
+    write_coco_panoptic(SceneData(1, 0, SIZE), other)
+    change(other / "panoptic.json", lambda content: content["categories"].append({"id": 50, "name": "new", "isthing": 0} | edit))
+    with pytest.raises(InputError, match="categories of .*other are not those of"):
+        open_data(replace(options(data=str(folder)), validation=str(other)))
+
+
+def test_targets_of_a_batch_stay_with_their_images(scenes):
+    [(batch, targets)] = loader(scenes, [[(3, 1), (1, 2)]], 0)
+    assert [t.image_id for t in targets] == [3, 1]
+    assert batch.images.shape == (2, 3, SIZE, SIZE)
+    assert all(t.masks.shape[1:] == size for t, size in zip(targets, batch.sizes, strict=True))
+    assert np.isfinite(batch.images.numpy()).all()

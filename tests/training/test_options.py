@@ -1,0 +1,115 @@
+"""Options of a training run: recipes, and one sentence for each value that makes no sense."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from minidetr.commands.train import add_arguments
+from minidetr.errors import InputError
+from minidetr.training.options import MASK_DROP, STAGES, TrainOptions, preset_of_source
+
+
+def test_the_recipe_fills_what_is_not_given():
+    tiny, r50 = TrainOptions(preset="tiny", batch_size=3).filled(), TrainOptions(preset="r50").filled()
+    assert (tiny.batch_size, tiny.learning_rate, tiny.schedule, tiny.ema) == (3, 6e-4, "cosine", 0.998)
+    assert (r50.batch_size, r50.learning_rate, r50.backbone_learning_rate, r50.clip, r50.schedule) == (2, 1e-4, 1e-5, 0.1, "drop")
+    assert (r50.epochs, r50.drop, r50.mask_epochs, MASK_DROP) == (300, 200 / 300, 25, 15 / 25)
+    still_none = {f.name for f in fields(TrainOptions) if getattr(r50, f.name) is None}
+    assert still_none == {"validation", "from_", "backbone_weights", "queries", "minutes", "evaluate_every"}
+
+
+def test_the_mask_head_alone_has_a_recipe_of_its_own():
+    assert TrainOptions(preset="tiny", steps="masks").filled().learning_rate > TrainOptions(preset="tiny").filled().learning_rate
+    given = TrainOptions(preset="tiny", steps="masks", batch_size=3, learning_rate=1e-5).filled()
+    assert (given.batch_size, given.learning_rate) == (3, 1e-5)
+    both = TrainOptions(preset="tiny", steps="boxes,masks").filled()
+    assert both.learning_rate == TrainOptions(preset="tiny").filled().learning_rate
+
+
+def test_zero_is_a_value_of_its_own():
+    options = TrainOptions(preset="tiny", ema=0.0, warmup=0.0, dropout=0.0, pixel_class=0.0, masks_per_image=0, freeze=()).filled()
+    assert options.ema == options.warmup == options.dropout == options.pixel_class == options.masks_per_image == 0
+    assert TrainOptions(preset="r18", freeze=()).filled().freeze == ()
+
+
+def test_the_preset_follows_from_the_weights(tmp_path):
+    assert preset_of_source(None) == preset_of_source("tiny") == "tiny"
+    assert preset_of_source("detr-r50-panoptic") == preset_of_source("detr-r50") == "r50"
+    assert preset_of_source("detr-r50-dc5-panoptic") == "r50-dc5"
+    assert preset_of_source("detr-r101-dc5") == "r101"
+    (tmp_path / "options.json").write_text(json.dumps({"preset": "r18"}))
+    assert preset_of_source(tmp_path) == preset_of_source(str(tmp_path / "best.safetensors")) == "r18"
+    assert TrainOptions(from_=tmp_path / "best.safetensors").filled().preset == "r18"
+
+
+def test_stages_may_be_a_text_as_on_the_command_line():
+    options = TrainOptions(preset="tiny", reset="mask-head", freeze="stem,res2").filled()
+    assert (options.reset, options.freeze) == (("mask-head",), ("stem", "res2"))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"preset": "huge"}, "no preset 'huge'.*tiny, r18, r50, r50-dc5, r101"),
+        ({"preset": "detr-r50"}, "no preset 'detr-r50'"),
+        ({"steps": "masks,boxes"}, "--steps must be one of joint, .*not masks,boxes"),
+        ({"schedule": "linear"}, "--schedule must be one of drop, cosine"),
+        ({"precision": "int8"}, "--precision must be one of"),
+        ({"mask_stride": 2}, "--mask-stride must be one of 1, 4, not 2"),
+        ({"freeze": ("res9",)}, "no stage 'res9'.*mask-head"),
+        ({"reset": ("head",)}, "no stage 'head'"),
+        ({"epochs": 0}, "--epochs must be more than 0, not 0"),
+        ({"mask_epochs": -1}, "--mask-epochs must be more than 0"),
+        ({"minutes": 0}, "--minutes must be more than 0"),
+        ({"batch_size": 0}, "--batch-size must be more than 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be more than 0, not nan"),
+        ({"size": -64}, "--size must be more than 0"),
+        ({"queries": 0}, "--queries must be more than 0"),
+        ({"scenes": 0}, "--scenes must be more than 0"),
+        ({"validation_images": 0}, "--validation-images must be more than 0"),
+        ({"ema": 1}, "--ema must lie in 0..1, below 1, not 1"),
+        ({"ema": -0.1}, "--ema must lie in 0..1"),
+        ({"dropout": 1.0}, "--dropout must lie in 0..1, below 1"),
+        ({"dropout": -0.5}, "--dropout must not be negative"),
+        ({"seed": -1}, "--seed must not be negative"),
+        ({"workers": -1}, "--workers must not be negative"),
+    ],
+)
+def test_a_senseless_value_is_one_sentence(given, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
+        TrainOptions(**({"preset": "tiny"} | given)).filled()
+    assert "\n" not in str(caught.value)
+
+
+def test_every_stage_names_parameters_and_together_they_name_all():
+    from minidetr.model import PanopticDETR
+    from minidetr.panoptic import Category
+    from minidetr.presets import preset
+
+    for name in ("tiny", "r18"):
+        names = [n for n, _ in PanopticDETR(preset(name), [Category(1, "sky", False)]).named_parameters()]
+        for stage, prefixes in STAGES.items():
+            assert any(n.startswith(prefixes) for n in names), (name, stage)
+        assert all(any(n.startswith(prefixes) for prefixes in STAGES.values()) for n in names)
+
+
+def test_the_command_line_has_the_same_names():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    line = ["--preset", "r18", "--from", "some.safetensors", "--freeze", "stem,res2", "--epochs", "0.5", "--ema", "0"]
+    given = vars(parser.parse_args(line))
+    known = {f.name for f in fields(TrainOptions)}
+    assert set(given) - known == {"resume"}
+    options = TrainOptions(**{k: v for k, v in given.items() if v is not None and k in known})
+    assert (options.from_, options.freeze, options.epochs, options.ema) == ("some.safetensors", ("stem", "res2"), 0.5, 0)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--freeze", "stem,res9"])
+
+
+def test_the_folder_of_the_run():
+    assert TrainOptions(output="runs/a").run == Path("runs/a")
