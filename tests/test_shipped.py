@@ -10,7 +10,7 @@ from safetensors import safe_open
 from minidetr.evaluate.model import evaluate_model
 from minidetr.model import PanopticDETR
 from minidetr.scenes.dataset import HELD_OUT_SEED, SceneData
-from minidetr.scenes.render import CATEGORIES
+from minidetr.scenes.painters import CATEGORIES
 from minidetr.weights.load import SHIPPED, shipped_weights
 
 

@@ -18,7 +18,7 @@ from minidetr.data.batch import Batch
 from minidetr.model import PanopticDETR
 from minidetr.plot import new_figure, picture_of
 from minidetr.presets import TRAINABLE
-from minidetr.scenes.render import CATEGORIES
+from minidetr.scenes.painters import CATEGORIES
 from minidetr.training.losses import dice_loss, focal_loss
 from minidetr.training.options import STAGES
 

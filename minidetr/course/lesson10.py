@@ -16,7 +16,7 @@ from minidetr.model import PanopticDETR
 from minidetr.panoptic import Panoptic
 from minidetr.plot import for_display, new_figure, overlay, picture_of
 from minidetr.presets import preset
-from minidetr.scenes.render import CATEGORIES
+from minidetr.scenes.painters import CATEGORIES
 from minidetr.training.loop import moving_average, schedule
 from minidetr.training.objective import start_step
 from minidetr.training.options import TrainOptions

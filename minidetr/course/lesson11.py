@@ -15,7 +15,8 @@ from minidetr.course.lesson00 import map_of
 from minidetr.panoptic import Category, write_json, write_png
 from minidetr.presets import SCENE_SIZE
 from minidetr.scenes.dataset import HELD_OUT_SEED
-from minidetr.scenes.render import CATEGORIES, render_scene
+from minidetr.scenes.painters import CATEGORIES
+from minidetr.scenes.render import render_scene
 
 # --- an export like one from an annotation tool -----------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from minidetr.data.coco import PanopticDataset, measured, whole_folder
 from minidetr.errors import InputError
 from minidetr.presets import SCENE_SIZE
 from minidetr.scenes import render as scenes
+from minidetr.scenes.painters import CATEGORIES
 
 # Seeds are never shared: training takes its scenes from below the first, the demo and the model card from there on, validation
 # during training from the second on.
@@ -44,12 +45,12 @@ class SceneData(PanopticDataset):
                 f"scenes need count >= 1, size in 32..4096 and seed >= 0, but count, size, seed are {count}, {size}, {seed}"
             )
         self.seed, self.size, self.transform = seed, size, transform
-        self.categories = list(scenes.CATEGORIES)
+        self.categories = list(CATEGORIES)
         self.image_ids = list(range(count))
         self.file_names = [f"{index:06d}.png" for index in range(count)]
         self.cache: Path | None = None
         if cache is not None:
-            version = getattr(scenes, "VERSION", 1)
+            version = scenes.VERSION
             self.cache = Path(cache) / f"scenes-{version}-seed{seed}-{count}x{size}"
             if not self.cache.is_dir():
                 _build_cache(self.cache, count, seed, size, workers or os.cpu_count() or 1)

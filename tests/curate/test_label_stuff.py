@@ -16,8 +16,8 @@ from minidetr.data.coco import CocoPanoptic, measured, write_coco_panoptic
 from minidetr.errors import InputError
 from minidetr.evaluate import panoptic_quality
 from minidetr.panoptic import Category, Panoptic, Segment, decode_ids, encode_ids, write_json, write_png
-from minidetr.scenes import render as scenes
 from minidetr.scenes.dataset import SceneData
+from minidetr.scenes.painters import CATEGORIES
 from minidetr.weights.load import coco_categories, shipped_weights
 
 # --- the mapping
@@ -190,7 +190,7 @@ SCENE_MAPPING = "[stuff]\nair = ['sky']\nearth = ['ground']\nhouses = ['building
 class Truth:
     """A model that is always right: it knows the scenes that it is shown, by their pixels."""
 
-    categories = list(scenes.CATEGORIES)
+    categories = list(CATEGORIES)
 
     def __init__(self, dataset):
         is_thing = {c.id: c.is_thing for c in self.categories}

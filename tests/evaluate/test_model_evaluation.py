@@ -15,7 +15,7 @@ from minidetr.model import PanopticDETR
 from minidetr.panoptic import Panoptic, Segment, boxes_of_ids, encode_ids, write_json, write_png
 from minidetr.presets import TRAINABLE
 from minidetr.scenes.dataset import SceneData
-from minidetr.scenes.render import CATEGORIES
+from minidetr.scenes.painters import CATEGORIES
 
 SIZE, COUNT = 64, 5
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from minidetr.errors import InputError
-from minidetr.scenes.render import CATEGORIES, SMALLEST_VISIBLE, Scene, render_scene
+from minidetr.scenes.painters import CATEGORIES
+from minidetr.scenes.render import SMALLEST_VISIBLE, Scene, render_scene
 
 THINGS = {category.id for category in CATEGORIES if category.is_thing}
 

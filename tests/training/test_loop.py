@@ -17,7 +17,7 @@ from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
 from minidetr.presets import TRAINABLE
 from minidetr.scenes.dataset import SceneData
-from minidetr.scenes.render import CATEGORIES
+from minidetr.scenes.painters import CATEGORIES
 from minidetr.training.checkpoint import NAME, PREVIOUS
 from minidetr.training.devices import best_precision, start_devices, training_attention
 from minidetr.training.feed import collate

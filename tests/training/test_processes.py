@@ -19,7 +19,7 @@ from minidetr.evaluate.model import evaluate_model
 from minidetr.model import PanopticDETR
 from minidetr.presets import TRAINABLE
 from minidetr.scenes.dataset import VALIDATION_SEED, SceneData
-from minidetr.scenes.render import CATEGORIES
+from minidetr.scenes.painters import CATEGORIES
 from minidetr.training.checkpoint import NAME
 from minidetr.training.devices import start_devices
 from minidetr.training.feed import EpochBatches, collate

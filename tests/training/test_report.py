@@ -15,7 +15,7 @@ from minidetr.model import PanopticDETR
 from minidetr.panoptic import Panoptic
 from minidetr.presets import TRAINABLE
 from minidetr.scenes.dataset import SceneData
-from minidetr.scenes.render import CATEGORIES
+from minidetr.scenes.painters import CATEGORIES
 from minidetr.training.report import LOSSES, SCORES, Report, read_rows
 
 

@@ -15,7 +15,7 @@ from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Category
 from minidetr.presets import TRAINABLE
-from minidetr.scenes.render import CATEGORIES
+from minidetr.scenes.painters import CATEGORIES
 from minidetr.training.options import STAGES, TrainOptions
 from minidetr.training.start import backbone_state, starting_model
 from minidetr.weights.load import save
