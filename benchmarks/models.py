@@ -22,7 +22,7 @@ from minidetr.model.merge import kept_queries, merge
 from minidetr.scenes.dataset import HELD_OUT_SEED, SceneData
 from minidetr.training.objective import Objective
 from minidetr.training.options import TrainOptions
-from minidetr.weights.load import coco_categories
+from minidetr.weights.published import coco_categories
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is downloaded
 

@@ -11,7 +11,8 @@ import torch
 from minidetr.commands.main import main
 from minidetr.model import PanopticDETR
 from minidetr.presets import preset
-from minidetr.weights.load import coco_categories, save
+from minidetr.weights.load import save
+from minidetr.weights.published import coco_categories
 from tests.reference import REFERENCE, needs_reference
 
 PHOTOS = {"coco": 11, "construction": 3}

@@ -1,18 +1,16 @@
-"""The commands `minidetr data ...`: from an annotation export to a data set to train on.
-
-Like `minidetr.commands.main`: one function `add_NAME` describes a command's arguments, one `run_NAME` does the work.
-"""
+"""The commands `minidetr data ...`: from an annotation export to a data set to train on."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
+from minidetr.commands.arguments import Arguments, Commands, add_command, fraction, whole_number
 
-def add_data(commands: argparse._SubParsersAction) -> None:
+
+def add_data(commands: Commands) -> None:
     """The group `minidetr data` with all of its commands."""
-    from minidetr.commands.data_check import add_check_commands
-
     parser = commands.add_parser(
         "data",
         help="your own data: assemble, label-stuff, split, check, show",
@@ -23,13 +21,13 @@ def add_data(commands: argparse._SubParsersAction) -> None:
     group = parser.add_subparsers(title="commands", metavar="COMMAND", dest="data_command", required=True)
     add_assemble(group)
     add_label_stuff(group)
-    add_check_commands(group)
+    add_split(group)
+    add_check(group)
+    add_show(group)
 
 
-def add_assemble(commands: argparse._SubParsersAction) -> None:
+def add_assemble(commands: Commands) -> None:
     """An annotation export as a panoptic data set."""
-    from minidetr.commands.main import add_command
-
     parser = add_command(
         commands,
         run_assemble,
@@ -54,7 +52,7 @@ def add_assemble(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in OUT")
 
 
-def run_assemble(arguments: argparse.Namespace) -> None:
+def run_assemble(arguments: Arguments) -> None:
     """Assemble and tell everything that was met."""
     from minidetr.curate.assemble import assemble
 
@@ -65,10 +63,8 @@ def run_assemble(arguments: argparse.Namespace) -> None:
     print(report.summary())
 
 
-def add_label_stuff(commands: argparse._SubParsersAction) -> None:
+def add_label_stuff(commands: Commands) -> None:
     """Stuff as a model sees it."""
-    from minidetr.commands.main import add_command, fraction, whole_number
-
     parser = add_command(
         commands,
         run_label_stuff,
@@ -87,7 +83,7 @@ def add_label_stuff(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in OUT")
 
 
-def run_label_stuff(arguments: argparse.Namespace) -> None:
+def run_label_stuff(arguments: Arguments) -> None:
     """Label, then say how much of the photos each class covers."""
     from minidetr.curate.label_stuff import EXAMPLE, StuffMapping, label_stuff
     from minidetr.predict import load_model
@@ -99,3 +95,81 @@ def run_label_stuff(arguments: argparse.Namespace) -> None:
     )
     print(f"{arguments.photos} -> {arguments.out} (panoptic.json, panoptic/); share of the pixels:")
     print("\n".join(f"{100 * share:6.1f} %  {name}" for name, share in shares.items() if share))
+
+
+def add_split(commands: Commands) -> None:
+    """A data set in two parts, or in folds."""
+    parser = add_command(
+        commands,
+        run_split,
+        "divide a data set for training and validation: every class on both sides, near-duplicate photos on one",
+        "data split data/site data/site-split --share 0.8",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="data set: panoptic.json, images/, panoptic/")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write OUT/train and OUT/val to, new or empty")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--share", type=float, default=0.8, metavar="S", help="of the images for training (default: 0.8)")
+    how.add_argument("--folds", type=whole_number, metavar="K", help="instead: OUT/fold-0/train and val, up to fold K-1")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another split (default: 0)")
+
+
+def run_split(arguments: Arguments) -> None:
+    """Divide and tell."""
+    from minidetr.curate.split import split
+
+    result = split(arguments.folder, arguments.out, arguments.share, arguments.folds, arguments.seed)
+    print(f"{arguments.folder} -> {arguments.out}\n{result.summary()}")
+
+
+def add_check(commands: Commands) -> None:
+    """Everything wrong or odd."""
+    parser = add_command(
+        commands,
+        run_check,
+        "list everything wrong or odd in a data set or an annotation export, and mend what needs no guessing",
+        "data check data/site --fix data/site-fixed",
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of a data set, or a COCO JSON file (detection or panoptic)")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of the photos of a JSON file (default: not checked)")
+    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a mended copy into this folder, new or empty")
+    parser.add_argument("--json", action="store_true", help="print JSON with every place instead of a table")
+    parser.add_argument("--examples", type=whole_number, default=3, metavar="N", help="places to show of each kind (default: 3)")
+    parser.add_argument("--queries", type=whole_number, default=100, metavar="N", help="queries of the model (default: 100)")
+
+
+def run_check(arguments: Arguments) -> None:
+    """Look, tell, and mend if asked to."""
+    from minidetr.curate.check import check
+    from minidetr.curate.fix import fix
+
+    report = check(arguments.data, arguments.photos, arguments.queries)
+    fixed = fix(arguments.data, arguments.fix, arguments.photos) if arguments.fix else None
+    if arguments.json:
+        mended = {"fixed": {"done": fixed.done, "left": fixed.left.to_json()}} if fixed else {}
+        print(json.dumps(report.to_json() | mended, indent=2))
+    else:
+        print(report.table(arguments.examples))
+        if fixed:
+            print(f"\n{arguments.fix}: {fixed.summary()}")
+
+
+def add_show(commands: Commands) -> None:
+    """Contact sheets."""
+    parser = add_command(
+        commands,
+        run_show,
+        "contact sheets of photos with their segments, by class or the most troubled first",
+        "data show data/site sheet.png --sort trouble",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="data set: panoptic.json, images/, panoptic/")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a PNG file, or a new folder for sheets of 12 photos")
+    parser.add_argument("--sort", choices=("class", "trouble"), default="class", help="default: class")
+    parser.add_argument("--count", type=whole_number, default=24, metavar="N", help="photos to show (default: 24)")
+
+
+def run_show(arguments: Arguments) -> None:
+    """Draw and say where."""
+    from minidetr.curate.show import show
+
+    written = show(arguments.folder, arguments.out, arguments.sort, arguments.count)
+    print(f"{arguments.folder} -> {', '.join(str(path) for path in written)}")

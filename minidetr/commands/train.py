@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 
+from minidetr.commands.arguments import Arguments, Commands, add_command
 from minidetr.presets import TRAINABLE
 from minidetr.training.options import STAGES, TrainOptions
 
-EXAMPLE = "train --preset tiny --data scenes --steps joint --output runs/tiny"
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments whose default None means: as the preset's recipe has it."""
+def add_train(commands: Commands) -> None:
+    """Training, fine-tuning, going on with a run; an argument's default None means: as the preset's recipe has it."""
+    parser = add_command(
+        commands,
+        run_train,
+        "train or fine-tune a model, or go on with a run that was cut off",
+        "train --preset tiny --data scenes --steps joint --output runs/tiny",
+    )
     stages = ", ".join(STAGES)
     run = parser.add_argument_group("the run")
     run.add_argument("--output", metavar="RUN", help="folder for weights, checkpoint, curves and pictures (default: runs/run)")
@@ -75,7 +80,7 @@ def stage_list(text: str) -> tuple[str, ...]:
     return names
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_train(arguments: Arguments) -> None:
     """Train with the arguments that were given."""
     from minidetr.training.loop import train
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from minidetr.model import PanopticDETR
 from minidetr.presets import preset
-from minidetr.weights.load import cached, coco_categories
+from minidetr.weights.published import cached, coco_categories
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,8 @@ class PanopticDETR(nn.Module):
 
     @classmethod
     def from_official(cls, state_dict: dict[str, Tensor], name: str) -> PanopticDETR:
-        """A published state dict already in memory; see `minidetr.weights.load.from_official`."""
-        from minidetr.weights.load import from_official
+        """A published state dict already in memory; see `minidetr.weights.published.from_official`."""
+        from minidetr.weights.published import from_official
 
         return from_official(state_dict, name)
 

@@ -104,7 +104,7 @@ def drop(state: dict[str, Tensor], prefixes: tuple[str, ...]) -> None:
 
 def backbone_state(source: str, backbone: str, model: PanopticDETR) -> dict[str, Tensor]:
     """ImageNet weights with torchvision's key names: downloaded ("imagenet") or from a file. Raises InputError."""
-    from minidetr.weights.load import read_pickle, read_safetensors
+    from minidetr.weights.files import read_pickle, read_safetensors
 
     if source == "imagenet":
         if backbone not in torchvision.models.list_models():

@@ -167,7 +167,7 @@ def test_mistakes_end_in_one_sentence(
     make_inputs(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minidetr.commands.demo.shipped_weights", lambda name: tmp_path / "file")
+    monkeypatch.setattr("minidetr.commands.demo_scenes.shipped_weights", lambda name: tmp_path / "file")
     assert run(*command.split()) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -352,7 +352,7 @@ def test_scenes_writes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture)
 def test_demo_without_weights_says_so_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("minidetr.commands.demo.shipped_weights", lambda name: None)
+    monkeypatch.setattr("minidetr.commands.demo_scenes.shipped_weights", lambda name: None)
     assert run("demo", "--output", tmp_path / "demo") == 0
     told = capsys.readouterr().out
     assert "random weights" in told and "means nothing" in told
@@ -364,7 +364,7 @@ def test_demo_without_weights_says_so_and_writes_nothing(
 def test_demo_shows_truth_and_prediction_of_held_out_scenes(
     tmp_path: Path, model: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("minidetr.commands.demo.shipped_weights", lambda name: tmp_path)
+    monkeypatch.setattr("minidetr.commands.demo_scenes.shipped_weights", lambda name: tmp_path)
     out = tmp_path / "demo"
     for count in (1, 3):  # the second run replaces what the first one wrote
         assert run("demo", "--output", out, "--count", count) == 0

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from minidetr.commands.data_check import add_check_commands
 from PIL import Image
 
-from minidetr.commands.data_check import add_check_commands
 from minidetr.curate.check import BENDS, BREAKS, KINDS, LEVELS, Report, check
 from minidetr.curate.fix import fix
 from minidetr.data.coco import CocoPanoptic, write_coco_panoptic

@@ -18,7 +18,8 @@ from minidetr.evaluate import panoptic_quality
 from minidetr.panoptic import Category, Panoptic, Segment, decode_ids, encode_ids, write_json, write_png
 from minidetr.scenes.dataset import SceneData
 from minidetr.scenes.painters import CATEGORIES
-from minidetr.weights.load import coco_categories, shipped_weights
+from minidetr.weights.load import shipped_weights
+from minidetr.weights.published import coco_categories
 
 # --- the mapping
 

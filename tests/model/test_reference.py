@@ -18,7 +18,7 @@ from minidetr.model.merge import kept_queries, merge
 from minidetr.model.position import sine_position
 from minidetr.panoptic import Category
 from minidetr.presets import PUBLISHED
-from minidetr.weights.load import coco_categories, from_official, official_to_own, own_to_official
+from minidetr.weights.published import coco_categories, from_official, official_to_own, own_to_official
 from tests.reference import REFERENCE, needs_reference
 
 pytestmark = needs_reference

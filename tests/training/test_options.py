@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from minidetr.commands.train import add_arguments
+from minidetr.commands.main import build_parser
 from minidetr.errors import InputError
 from minidetr.training.options import MASK_DROP, STAGES, TrainOptions, preset_of_source
 
@@ -99,16 +98,15 @@ def test_every_stage_names_parameters_and_together_they_name_all():
 
 
 def test_the_command_line_has_the_same_names():
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    line = ["--preset", "r18", "--from", "some.safetensors", "--freeze", "stem,res2", "--epochs", "0.5", "--ema", "0"]
+    parser = build_parser()
+    line = ["train", "--preset", "r18", "--from", "some.safetensors", "--freeze", "stem,res2", "--epochs", "0.5", "--ema", "0"]
     given = vars(parser.parse_args(line))
     known = {f.name for f in fields(TrainOptions)}
-    assert set(given) - known == {"resume"}
+    assert set(given) - known == {"resume", "command", "run"}
     options = TrainOptions(**{k: v for k, v in given.items() if v is not None and k in known})
     assert (options.from_, options.freeze, options.epochs, options.ema) == ("some.safetensors", ("stem", "res2"), 0.5, 0)
     with pytest.raises(SystemExit):
-        parser.parse_args(["--freeze", "stem,res9"])
+        parser.parse_args(["train", "--freeze", "stem,res9"])
 
 
 def test_the_folder_of_the_run():

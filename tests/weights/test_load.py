@@ -22,7 +22,9 @@ from minidetr.model import PanopticDETR
 from minidetr.panoptic import Category
 from minidetr.presets import PUBLISHED, TRAINABLE, preset
 from minidetr.weights import load as weights
-from minidetr.weights.load import coco_categories, from_official, load, official_to_own, own_to_official, save
+from minidetr.weights import published
+from minidetr.weights.load import load, save
+from minidetr.weights.published import coco_categories, from_official, official_to_own, own_to_official
 
 NAME = "detr-r50-panoptic"
 SMALL = replace(TRAINABLE["tiny"], norm="frozen")  # published models have frozen norms
@@ -278,7 +280,7 @@ def server(small: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyP
     digest = sha256(written(folder / "file", {"model": small}).read_bytes()).hexdigest()
     path = (folder / "file").rename(folder / f"{NAME}-{digest[:8]}.pth")
     monkeypatch.setitem(PUBLISHED, NAME, (SMALL, path.name))
-    monkeypatch.setattr(weights, "PUBLISHED_ADDRESS", folder.as_uri() + "/")
+    monkeypatch.setattr(published, "PUBLISHED_ADDRESS", folder.as_uri() + "/")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
     return path
 

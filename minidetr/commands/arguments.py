@@ -1,0 +1,46 @@
+"""What the commands share: how one is described, and the kinds of arguments they take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+Commands = argparse._SubParsersAction  # of ArgumentParsers; the type argparse gives no public name
+Arguments = argparse.Namespace
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """`--debug`, before the command's name or behind it."""
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of a mistake, too")
+
+
+def add_command(commands: Commands, run: Callable[[Arguments], None], summary: str, example: str) -> argparse.ArgumentParser:
+    """A command named after its function (`run_label_stuff` -> label-stuff), with an example at the end of its help."""
+    parser = commands.add_parser(
+        run.__name__.removeprefix("run_").replace("_", "-"),
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  minidetr {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    add_debug(parser)
+    return parser
+
+
+def whole_number(text: str) -> int:
+    """An argument that must be 1, 2, 3, ..."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
+def fraction(text: str) -> float:
+    """An argument that must lie in 0..1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
+    return value

@@ -1,0 +1,54 @@
+"""`minidetr evaluate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from math import isnan
+from pathlib import Path
+
+from minidetr.commands.arguments import Arguments, Commands, add_command, whole_number
+from minidetr.errors import InputError
+
+
+def add_evaluate(commands: Commands) -> None:
+    """Panoptic quality of a prediction."""
+    parser = add_command(
+        commands,
+        run_evaluate,
+        "panoptic quality (PQ, SQ, RQ) of a prediction against the truth, both in COCO panoptic format",
+        "evaluate truth/panoptic.json truth/panoptic result/panoptic.json result/panoptic --per-class",
+    )
+    parser.add_argument("truth_json", type=Path, metavar="TRUTH.json", help="panoptic JSON of the truth")
+    parser.add_argument("truth_dir", type=Path, metavar="TRUTH_DIR", help="folder of its PNGs")
+    parser.add_argument("predicted_json", type=Path, metavar="PREDICTED.json", help="panoptic JSON of the prediction")
+    parser.add_argument("predicted_dir", type=Path, metavar="PREDICTED_DIR", help="folder of its PNGs")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--per-class", action="store_true", help="one line for each class, too")
+    parser.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="processes to use (default: 1)")
+    parser.add_argument("--boxes", action="store_true", help="the average precision of the segments' boxes, too")
+    parser.add_argument("--worst", type=Path, metavar="DIR", help="also write a page of the worst images there; needs --photos")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of the photos, for --worst")
+
+
+def run_evaluate(arguments: Arguments) -> None:
+    """Print the table, or JSON."""
+    from minidetr.evaluate import panoptic_quality, segment_box_average_precision
+
+    truth, predicted = (arguments.truth_json, arguments.truth_dir), (arguments.predicted_json, arguments.predicted_dir)
+    if (arguments.worst is None) != (arguments.photos is None):
+        raise InputError("--worst and --photos go together: give the folder to write and the folder of the photos")
+    quality = panoptic_quality(*truth, *predicted, jobs=arguments.jobs, progress=sys.stderr.isatty())
+    if arguments.worst is not None:
+        from minidetr.evaluate.worst import worst_images
+
+        worst_images(*truth, *predicted, arguments.photos, arguments.worst)
+    boxes = segment_box_average_precision(arguments.truth_json, arguments.predicted_json) if arguments.boxes else {}
+    measured = {name: None if isnan(value) else value for name, value in boxes.items()}
+    if arguments.json:
+        print(json.dumps(quality.to_json() | ({"boxes": measured} if boxes else {}), indent=2))
+        return
+    print(quality.table(per_class=arguments.per_class))
+    if boxes:
+        rows = (f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in measured.items())
+        print("\nboxes: " + ", ".join(rows))

@@ -1,0 +1,131 @@
+"""The published models: where their files come from, their names and ours, and a model from their weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+
+from minidetr.errors import InputError
+from minidetr.model import PanopticDETR
+from minidetr.panoptic import Category
+from minidetr.presets import PUBLISHED, PUBLISHED_ADDRESS, Preset
+from minidetr.presets import preset as preset_of
+from minidetr.weights.files import hash_of
+
+# The map between names: published -> minidetr. Every row replaces a part of a key; read right to left it is the way back.
+OFFICIAL_NAMES = (
+    ("backbone.0.body.", "backbone.resnet."),
+    ("input_proj.", "backbone.projection."),
+    ("transformer.encoder.", "encoder."),
+    ("transformer.decoder.", "decoder."),
+    (".self_attn.", ".self_attention."),
+    (".multihead_attn.", ".cross_attention."),
+    ("query_embed.", "decoder.query_embedding."),
+    ("class_embed.", "heads.classes."),
+    ("bbox_embed.layers.2.", "heads.boxes.4."),
+    ("bbox_embed.layers.1.", "heads.boxes.2."),
+    ("bbox_embed.layers.0.", "heads.boxes.0."),
+    ("bbox_attention.q_linear.", "heatmap_attention.query."),
+    ("bbox_attention.k_linear.", "heatmap_attention.key."),
+    *((f"mask_head.lay{i + 1}.", f"mask_head.convolutions.{i}.") for i in range(5)),
+    *((f"mask_head.gn{i + 1}.", f"mask_head.norms.{i}.") for i in range(5)),
+    *((f"mask_head.adapter{i + 1}.", f"mask_head.laterals.{i}.") for i in range(3)),
+    ("mask_head.out_lay.", "mask_head.output."),
+)
+
+
+def cached(name: str) -> Path | None:
+    """Where the published file of `name` lies once it has been downloaded, or None."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED[name][1]
+    return path if path.is_file() else None
+
+
+def download(name: str) -> Path:
+    """The published file of `name`: from the cache if its hash is right, else over https to a temporary name, then checked."""
+    file_name = PUBLISHED[name][1]
+    path, url = Path(torch.hub.get_dir()) / "checkpoints" / file_name, PUBLISHED_ADDRESS + file_name
+    prefix = file_name.rsplit("-", 1)[1].removesuffix(".pth")
+    if path.is_file():
+        if hash_of(path).startswith(prefix):
+            return path
+        raise InputError(f"{path} is damaged (its SHA-256 does not start with {prefix}): delete it and try again")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix)
+    except (URLError, OSError, RuntimeError) as error:
+        raise InputError(f"{url} could not be downloaded ({error}): fetch it by hand and put it at {path}") from error
+    return path
+
+
+def from_official(state_dict: dict[str, Tensor], name: str) -> PanopticDETR:
+    """A model with the weights of a published state dict; its classes and queries follow from the shapes.
+
+    `name` is one of the published models'. Raises InputError when a key is missing, left over or of another shape.
+    """
+    return from_renamed(official_to_own(state_dict), preset_of(name), name)
+
+
+def from_renamed(
+    state: dict[str, Tensor], preset: Preset, source: str | Path, categories: list[Category] | None = None
+) -> PanopticDETR:
+    """A model in eval mode from a state dict in minidetr's names."""
+    try:
+        logits, queries = len(state["heads.classes.bias"]), len(state["decoder.query_embedding.weight"])
+    except KeyError as error:
+        raise InputError(f"{source}: the weights lack {error}: they are not those of a DETR") from None
+    if preset.mask_widths and "mask_head.output.weight" not in state:
+        preset = replace(preset, mask_widths=None)
+    with torch.device("meta"):  # no time spent on values that the weights replace
+        model = PanopticDETR(replace(preset, queries=queries), categories or coco_categories(logits - 1), logits - 1)
+    assign(model, state, source)
+    return model.eval()
+
+
+def assign(model: PanopticDETR, state: dict[str, Tensor], source: str | Path) -> None:
+    """Put a state dict in minidetr's names into a model on the meta device, in float32. Raises InputError if it doesn't fit."""
+    expected = model.state_dict()
+    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    wrong = [k for k in expected if k in state and expected[k].shape != state[k].shape]
+    for keys, what in ((missing, "lack"), (unexpected, "have beyond the model"), (wrong, "have another shape for")):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise InputError(f"{source}: the weights {what} {keys[0]}{more}: they belong to another model")
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def official_to_own(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Published names -> minidetr's."""
+    own = {}
+    for key, value in state_dict.items():
+        key = key.removeprefix("detr.")
+        for published, ours in OFFICIAL_NAMES:
+            key = key.replace(published, ours)
+        own[key] = value
+    return own
+
+
+def own_to_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """minidetr's names -> published ones (with the prefix `detr.` that a model with a mask head has there)."""
+    with_masks = any(key.startswith("mask_head.") for key in state_dict)
+    official = {}
+    for key, value in state_dict.items():
+        prefix = "detr." if with_masks and not key.startswith(("mask_head.", "heatmap_attention.")) else ""
+        for published, ours in reversed(OFFICIAL_NAMES):
+            key = key.replace(ours, published)
+        official[prefix + key] = value
+    return official
+
+
+def coco_categories(num_classes: int) -> list[Category]:
+    """COCO's 133 panoptic categories (250 classes) or the 80 things among them (91); else nameless things 0..C-1."""
+    if num_classes not in (91, 250):
+        return [Category(i, f"class {i}", True) for i in range(num_classes)]
+    rows = json.loads(Path(__file__).with_name("coco_categories.json").read_text(encoding="utf-8"))
+    return [Category(r["id"], r["name"], bool(r["isthing"])) for r in rows if r["id"] < num_classes]
