@@ -7,28 +7,26 @@ other, by one rule: things lie over stuff, crowds between the two, and within ea
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from minidetr.data.coco import measured, read_category, read_file_name, read_panoptic_json, read_value
-from minidetr.data.images import MAX_PIXELS, open_image, read_image
+from minidetr.curate.export import Export, ExportImage, read_export
+from minidetr.curate.outlines import Outline, name_of, outlines_of
+from minidetr.data.coco import measured, read_panoptic_json
+from minidetr.data.images import open_image, read_image
 from minidetr.errors import InputError
-from minidetr.panoptic import Category, decode_ids, encode_ids, path_inside, read_json, write_json, write_png
+from minidetr.panoptic import Category, decode_ids, encode_ids, path_inside, write_json, write_png
 from minidetr.predict import PHOTO_SUFFIXES, output_folder
 
 ORDERS = ("smaller", "larger", "listed")
 WRITTEN = ("panoptic.json", "panoptic", "detection.json", "images")
 EXIF_ORIENTATION = 0x0112
-Window = tuple[slice, slice]  # rows and columns of an image
 
 # What an export may hold beside plain outlines, and what is done about it: nothing is changed or left out without being counted.
 FINDINGS = {
@@ -72,37 +70,6 @@ class Assembled:
                 more = f" and {len(places) - 3} more" if len(places) > 3 else ""
                 lines.append(f"{len(places):6d} x {text} ({', '.join(places[:3])}{more})")
         return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class ExportImage:
-    """An image of the export. `size` is (height, width) in pixels, None where the export does not say."""
-
-    id: int
-    file_name: str
-    size: tuple[int, int] | None
-
-
-@dataclass
-class Export:
-    """A checked export: `annotations` are its entries as they are, by image id, in the order of the file."""
-
-    path: Path
-    categories: dict[int, Category]
-    images: list[ExportImage]
-    annotations: dict[int, list[dict]]
-
-
-@dataclass
-class Outline:
-    """One annotation as pixels: `mask` (bool) fills `window` (rows, columns) of the image; `area` counts its pixels."""
-
-    annotation: dict
-    category: Category
-    window: Window
-    mask: np.ndarray
-    area: int
-    is_crowd: bool
 
 
 def assemble(
@@ -226,254 +193,6 @@ def draw(
         renumbered[entry["id"]] = number
         entry["id"] = number
     return renumbered[canvas], entries
-
-
-# --- the geometry of an annotation --------------------------------------------------------------------------------------------
-
-
-def outlines_of(
-    annotations: Sequence[dict],
-    categories: dict[int, Category],
-    size: tuple[int, int],
-    path: str | Path = "the export",
-    findings: dict[str, list[str]] | None = None,
-) -> list[Outline]:
-    """The annotations of an image of `size` (height, width) as pixels; those without a pixel are left out, and told in `findings`.
-
-    Understood are polygons, uncompressed and compressed run-length encodings, and boxes where there is no outline. Raises
-    InputError, naming `path`, the annotation and the field, for what cannot be drawn.
-    """
-    findings = defaultdict(list) if findings is None else findings
-    outlines = []
-    for annotation in annotations:
-        where, name = f"{path}: {name_of(annotation)}", name_of(annotation)
-        category = categories[annotation["category_id"]]
-        is_crowd = category.is_thing and bool(annotation.get("iscrowd", 0))  # stuff is not counted, so it is never a crowd
-        segmentation = annotation.get("segmentation")
-        if isinstance(segmentation, dict):
-            window, mask = (slice(0, size[0]), slice(0, size[1])), mask_of_counts(segmentation, size, where)
-        else:
-            if not segmentation:
-                segmentation = [rectangle_of(annotation, where)]
-                findings["rectangle"].append(name)
-            window, mask = mask_of_polygons(segmentation, size, where, name, findings)
-        area = int(np.count_nonzero(mask))
-        if not area:
-            findings["empty"].append(name)
-            continue
-        if is_crowd:
-            findings["crowd"].append(name)
-        outlines.append(Outline(annotation, category, window, mask, area, is_crowd))
-    return outlines
-
-
-def mask_of_polygons(
-    polygons: Any, size: tuple[int, int], where: str, name: str = "", findings: dict[str, list[str]] | None = None
-) -> tuple[Window, np.ndarray]:
-    """Polygons [x0, y0, x1, y1, ...] in pixels -> the window of the image that they fill, and the mask in it.
-
-    COCO takes the union. A polygon inside another of its annotation would then change nothing, but tracing tools do write
-    them, winding the other way: as the outlines of holes. So, from the largest polygon to the smallest, one that winds the
-    other way than the largest, and lies in what is already drawn (9 of 10 pixels: traced outlines are rounded), is cut out.
-    """
-    findings = defaultdict(list) if findings is None else findings
-    height, width = size
-    if not isinstance(polygons, list):
-        raise InputError(f"{where}: 'segmentation' must be a list of polygons or a run-length encoding, but is {polygons!r}")
-    rings: list[tuple[float, int, np.ndarray]] = []  # signed area, index, points
-    for index, polygon in enumerate(polygons):
-        place = f"{where}: segmentation[{index}]"
-        points = points_of(polygon, place)
-        if len(points) < 3:
-            findings["thin"].append(f"{name} segmentation[{index}]")
-            continue
-        # A far coordinate would also make pycocotools walk its edge pixel by pixel, out of memory.
-        if (points < [-width, -height]).any() or (points > [2 * width, 2 * height]).any():
-            raise InputError(f"{place} lies far outside of its image of {width} x {height} pixels: is it that of another photo?")
-        rings.append((signed_area(points), index, points))
-    if not rings:
-        return (slice(0, 0), slice(0, 0)), np.zeros((0, 0), bool)
-    every = np.concatenate([points for _, _, points in rings])
-    if (every < 0).any() or (every > [width, height]).any():
-        findings["outside"].append(name)
-
-    rows, columns = window_of(every, size)
-    mask = np.zeros((rows.stop - rows.start, columns.stop - columns.start), bool)
-    rings.sort(key=lambda ring: -abs(ring[0]))
-    for turn, index, points in rings:
-        (ring_rows, ring_columns), ring = fill(points, size)
-        top, left = ring_rows.start - rows.start, ring_columns.start - columns.start
-        drawn = mask[top : top + ring.shape[0], left : left + ring.shape[1]]
-        is_hole = (turn > 0) != (rings[0][0] > 0) and ring.any() and drawn[ring].mean() >= 0.9
-        if is_hole:
-            findings["hole"].append(f"{name} segmentation[{index}]")
-        drawn[ring] = not is_hole
-    return (rows, columns), mask
-
-
-def fill(points: np.ndarray, size: tuple[int, int]) -> tuple[Window, np.ndarray]:
-    """Points P x 2 of a polygon in an image of `size` -> the window it fills and the mask in it, by pycocotools' rule."""
-    rows, columns = window_of(points, size)
-    # Not shifted to the window's corner: pycocotools rounds ties by the coordinates' last bits, and a few pixels would differ.
-    encoded = coco_mask.frPyObjects([points.ravel().tolist()], rows.stop, columns.stop)
-    return (rows, columns), np.ascontiguousarray(coco_mask.decode(encoded)[rows, columns, 0]).view(bool)
-
-
-def window_of(points: np.ndarray, size: tuple[int, int]) -> Window:
-    """The rows and columns of an image of `size` that a polygon of `points` (P x 2) may touch."""
-    limit = np.array(size[::-1])
-    left, top = np.clip(np.floor(points.min(0)), 0, limit).astype(int).tolist()
-    right, bottom = np.clip(np.ceil(points.max(0)) + 1, 0, limit).astype(int).tolist()
-    return slice(top, max(bottom, top)), slice(left, max(right, left))
-
-
-def mask_of_counts(segmentation: dict, size: tuple[int, int], where: str) -> np.ndarray:
-    """A run-length encoding, {"size": [height, width], "counts": a list or pycocotools' text} -> mask H x W."""
-    height, width = size
-    if segmentation.get("size") != [height, width]:
-        raise InputError(
-            f"{where}: segmentation.size must be [{height}, {width}], the height and width of its image, "
-            f"but is {segmentation.get('size')!r}"
-        )
-    counts = segmentation.get("counts")
-    if isinstance(counts, str):
-        counts = counts_of_text(counts)
-    # pycocotools does not check the sum, and would fill the rest of the mask with whatever was in memory.
-    if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts) or sum(counts) != height * width:
-        raise InputError(f"{where}: segmentation.counts must add up to the {height} x {width} pixels of its image: export it again")
-    values = np.arange(len(counts)) % 2 == 1  # runs of 0 and 1 in turn, down the columns
-    return np.ascontiguousarray(np.repeat(values, counts).reshape(width, height).T)
-
-
-def counts_of_text(text: str) -> list[int] | None:
-    """pycocotools' compressed counts -> counts, or None. (Five bits a character; from the third count on, differences.)"""
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            return None
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:  # more to come
-            continue
-        if bits & 16:  # negative
-            value -= 1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = shift = 0
-    return counts if not shift else None
-
-
-def rectangle_of(annotation: dict, where: str) -> list[float]:
-    """The box of an annotation without an outline, as a polygon."""
-    try:
-        x, y, width, height = (float(value) for value in annotation["bbox"])
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{where} has no outline in 'segmentation' and no four numbers in 'bbox': redraw it") from None
-    if not np.isfinite([x, y, width, height]).all() or width < 0 or height < 0:
-        raise InputError(f"{where} has the 'bbox' {annotation['bbox']}, but x, y, width, height must be finite, sizes not negative")
-    return [x, y, x + width, y, x + width, y + height, x, y + height]
-
-
-def points_of(polygon: Any, place: str) -> np.ndarray:
-    """[x0, y0, x1, y1, ...] -> P x 2 floats."""
-    numbers = polygon if isinstance(polygon, list) else [None]
-    if not all(type(value) in (int, float) for value in numbers) or len(numbers) % 2 or not np.isfinite(numbers).all():
-        raise InputError(f"{place} must be a list of x, y, x, y, ...: an even number of finite numbers")
-    return np.array(numbers, np.float64).reshape(-1, 2)
-
-
-def signed_area(points: np.ndarray) -> float:
-    """P x 2 points of a polygon -> its area, positive or negative by the way it winds (the shoelace formula)."""
-    x, y = (points - points[0]).T
-    return 0.5 * float(x @ np.roll(y, -1) - y @ np.roll(x, -1))
-
-
-def name_of(annotation: dict) -> str:
-    """How a message names an annotation."""
-    return f"annotation {annotation.get('id', 'without id')}"
-
-
-# --- the export ---------------------------------------------------------------------------------------------------------------
-
-
-def read_export(path: str | Path, stuff: Sequence[str] | None = None) -> Export:
-    """Read and check a COCO detection file: its lists and the ids in them. `stuff` as `assemble` says. Raises InputError."""
-    path = Path(path)
-    content = read_json(path, "the annotation export, a COCO JSON file")
-
-    categories: dict[int, Category] = {}
-    for where, entry in _list(content, "categories", path):
-        says = {"isthing": 1} if isinstance(entry, dict) and entry.get("isthing") is None else {}
-        category = read_category({**entry, **says} if isinstance(entry, dict) else entry, where)
-        if category.id in categories:
-            raise InputError(f"{where}: the category id {category.id} occurs twice, give each category its own")
-        categories[category.id] = category
-    if stuff is not None:
-        chosen = chosen_ids(stuff, categories, path)
-        categories = {i: replace(c, is_thing=i not in chosen) for i, c in categories.items()}
-
-    images: dict[int, ExportImage] = {}
-    stems: dict[str, str] = {}
-    for where, entry in _list(content, "images", path):
-        image_id, name = read_value(entry, "id", int, where), read_file_name(entry, where)
-        if image_id in images:
-            raise InputError(f"{where}: the image id {image_id} occurs twice, give each image its own")
-        stem = Path(name).with_suffix("").as_posix().casefold()
-        if other := stems.get(stem):
-            raise InputError(f"{where}: {name} and {other} would have the same PNG: rename one of them")
-        stems[stem] = name
-        images[image_id] = ExportImage(image_id, name, _size(entry, where))
-
-    annotations: dict[int, list[dict]] = {image_id: [] for image_id in images}
-    for where, entry in _list(content, "annotations", path, may_be_empty=True):
-        image_id, category_id = read_value(entry, "image_id", int, where), read_value(entry, "category_id", int, where)
-        place = f"{where} ({name_of(entry)})"
-        if image_id not in images:
-            raise InputError(f"{place}: no image has the image_id {image_id}, add it to 'images' or remove the annotation")
-        if category_id not in categories:
-            raise InputError(f"{place}: no category has the category_id {category_id}, add it to 'categories'")
-        if entry.get("iscrowd", 0) not in (0, 1):
-            raise InputError(f"{place}: the field 'iscrowd' must be 0 or 1, but is {entry['iscrowd']!r}")
-        annotations[image_id].append(entry)
-    return Export(path, categories, list(images.values()), annotations)
-
-
-def chosen_ids(choice: Sequence[str], categories: dict[int, Category], path: Path) -> set[int]:
-    """Names, ids and ranges of ids ("1-16") -> the ids of those categories."""
-    by_name = {category.name: category.id for category in categories.values()}
-    chosen: set[int] = set()
-    for text in choice:
-        span = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-        if text in by_name:
-            found = {by_name[text]}
-        elif span:
-            first, last = int(span[1]), int(span[2] or span[1])
-            found = {i for i in categories if first <= i <= last}
-        else:
-            found = set()
-        if not found:
-            raise InputError(f"{path} has no category {text!r}: --stuff takes its names, ids, or ranges of ids such as 1-16")
-        chosen |= found
-    return chosen
-
-
-def _list(content: dict, key: str, path: Path, may_be_empty: bool = False) -> list[tuple[str, Any]]:
-    entries = content.get(key)
-    if not isinstance(entries, list) or not (entries or may_be_empty):
-        raise InputError(f"{path} has no list '{key}', or it is empty: it must list images, annotations and categories")
-    return [(f"{path}: {key}[{index}]", entry) for index, entry in enumerate(entries)]
-
-
-def _size(entry: dict, where: str) -> tuple[int, int] | None:
-    if entry.get("height") is None and entry.get("width") is None:
-        return None
-    height, width = read_value(entry, "height", int, where), read_value(entry, "width", int, where)
-    if height < 1 or width < 1:
-        raise InputError(f"{where}: the fields 'height' and 'width' must be above 0, but are {height} and {width}")
-    if height * width > MAX_PIXELS:
-        raise InputError(f"{where}: 'height' and 'width' are {height} and {width}, more than {MAX_PIXELS // 10**6} million pixels")
-    return height, width
 
 
 # --- photos -------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from minidetr.curate.assemble import Outline, outlines_of, signed_area
+from minidetr.curate.outlines import Outline, outlines_of, signed_area
 from minidetr.curate.split import looks, same_looks
 from minidetr.data.coco import read_panoptic_json
 from minidetr.data.images import open_image, read_image

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minidetr.curate.assemble import outlines_of, signed_area
 from minidetr.curate.check import (
     BENDS,
     BREAKS,
@@ -25,6 +24,7 @@ from minidetr.curate.check import (
     is_panoptic,
     read_ids_of,
 )
+from minidetr.curate.outlines import outlines_of, signed_area
 from minidetr.curate.split import link_or_copy
 from minidetr.data.coco import whole_folder
 from minidetr.data.images import open_image, read_image

@@ -1,4 +1,4 @@
-"""Weights files as they are: pickles (by torch's weights-only unpickler, which runs nothing in them) and safetensors; their hash."""
+"""Weights files: pickles (by torch's weights-only unpickler, which runs nothing in them) and safetensors; their hash."""
 
 from __future__ import annotations
 

@@ -223,11 +223,11 @@ def test_interrupting_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_a_reader_who_has_seen_enough_is_no_mistake() -> None:
     code = """
 import sys
-from minidetr.commands import main as cli
+from minidetr.commands import evaluate, main
 def run_evaluate(arguments):
     print("x" * 10**6)
-cli.run_evaluate = run_evaluate
-sys.exit(cli.main(["evaluate", "a", "b", "c", "d"]))
+evaluate.run_evaluate = run_evaluate
+sys.exit(main.main(["evaluate", "a", "b", "c", "d"]))
 """
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from minidetr.curate.assemble import assemble, counts_of_text, draw, mask_of_polygons, outlines_of, read_export
+from minidetr.curate.assemble import assemble, draw
+from minidetr.curate.export import read_export
+from minidetr.curate.outlines import counts_of_text, mask_of_polygons, outlines_of
 from minidetr.data.coco import CocoPanoptic
 from minidetr.errors import InputError
 from minidetr.evaluate import box_average_precision

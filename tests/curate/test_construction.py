@@ -39,7 +39,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from minidetr.curate.assemble import Outline, draw, fill, outlines_of, read_export, window_of
+from minidetr.curate.assemble import draw
+from minidetr.curate.export import read_export
+from minidetr.curate.outlines import Outline, fill, outlines_of, window_of
 from tests.reference import REFERENCE, needs_reference
 
 pytestmark = [needs_reference, pytest.mark.slow, pytest.mark.timeout(1200)]  # half a gigapixel

@@ -102,7 +102,7 @@ def test_the_command_line_has_the_same_names():
     line = ["train", "--preset", "r18", "--from", "some.safetensors", "--freeze", "stem,res2", "--epochs", "0.5", "--ema", "0"]
     given = vars(parser.parse_args(line))
     known = {f.name for f in fields(TrainOptions)}
-    assert set(given) - known == {"resume", "command", "run"}
+    assert set(given) - known == {"command", "resume", "run", "version"}
     options = TrainOptions(**{k: v for k, v in given.items() if v is not None and k in known})
     assert (options.from_, options.freeze, options.epochs, options.ema) == ("some.safetensors", ("stem", "res2"), 0.5, 0)
     with pytest.raises(SystemExit):

@@ -1,0 +1,192 @@
+"""The geometry of an annotation: polygons, run lengths or a box -> the pixels they cover."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from minidetr.errors import InputError
+from minidetr.panoptic import Category
+
+Window = tuple[slice, slice]  # rows and columns of an image
+
+
+@dataclass
+class Outline:
+    """One annotation as pixels: `mask` (bool) fills `window` (rows, columns) of the image; `area` counts its pixels."""
+
+    annotation: dict
+    category: Category
+    window: Window
+    mask: np.ndarray
+    area: int
+    is_crowd: bool
+
+
+def outlines_of(
+    annotations: Sequence[dict],
+    categories: dict[int, Category],
+    size: tuple[int, int],
+    path: str | Path = "the export",
+    findings: dict[str, list[str]] | None = None,
+) -> list[Outline]:
+    """The annotations of an image of `size` (height, width) as pixels; those without a pixel are left out, and told in `findings`.
+
+    Understood are polygons, uncompressed and compressed run-length encodings, and boxes where there is no outline. Raises
+    InputError, naming `path`, the annotation and the field, for what cannot be drawn.
+    """
+    findings = defaultdict(list) if findings is None else findings
+    outlines = []
+    for annotation in annotations:
+        where, name = f"{path}: {name_of(annotation)}", name_of(annotation)
+        category = categories[annotation["category_id"]]
+        is_crowd = category.is_thing and bool(annotation.get("iscrowd", 0))  # stuff is not counted, so it is never a crowd
+        segmentation = annotation.get("segmentation")
+        if isinstance(segmentation, dict):
+            window, mask = (slice(0, size[0]), slice(0, size[1])), mask_of_counts(segmentation, size, where)
+        else:
+            if not segmentation:
+                segmentation = [rectangle_of(annotation, where)]
+                findings["rectangle"].append(name)
+            window, mask = mask_of_polygons(segmentation, size, where, name, findings)
+        area = int(np.count_nonzero(mask))
+        if not area:
+            findings["empty"].append(name)
+            continue
+        if is_crowd:
+            findings["crowd"].append(name)
+        outlines.append(Outline(annotation, category, window, mask, area, is_crowd))
+    return outlines
+
+
+def mask_of_polygons(
+    polygons: Any, size: tuple[int, int], where: str, name: str = "", findings: dict[str, list[str]] | None = None
+) -> tuple[Window, np.ndarray]:
+    """Polygons [x0, y0, x1, y1, ...] in pixels -> the window of the image that they fill, and the mask in it.
+
+    COCO takes the union. A polygon inside another of its annotation would then change nothing, but tracing tools do write
+    them, winding the other way: as the outlines of holes. So, from the largest polygon to the smallest, one that winds the
+    other way than the largest, and lies in what is already drawn (9 of 10 pixels: traced outlines are rounded), is cut out.
+    """
+    findings = defaultdict(list) if findings is None else findings
+    height, width = size
+    if not isinstance(polygons, list):
+        raise InputError(f"{where}: 'segmentation' must be a list of polygons or a run-length encoding, but is {polygons!r}")
+    rings: list[tuple[float, int, np.ndarray]] = []  # signed area, index, points
+    for index, polygon in enumerate(polygons):
+        place = f"{where}: segmentation[{index}]"
+        points = points_of(polygon, place)
+        if len(points) < 3:
+            findings["thin"].append(f"{name} segmentation[{index}]")
+            continue
+        # A far coordinate would also make pycocotools walk its edge pixel by pixel, out of memory.
+        if (points < [-width, -height]).any() or (points > [2 * width, 2 * height]).any():
+            raise InputError(f"{place} lies far outside of its image of {width} x {height} pixels: is it that of another photo?")
+        rings.append((signed_area(points), index, points))
+    if not rings:
+        return (slice(0, 0), slice(0, 0)), np.zeros((0, 0), bool)
+    every = np.concatenate([points for _, _, points in rings])
+    if (every < 0).any() or (every > [width, height]).any():
+        findings["outside"].append(name)
+
+    rows, columns = window_of(every, size)
+    mask = np.zeros((rows.stop - rows.start, columns.stop - columns.start), bool)
+    rings.sort(key=lambda ring: -abs(ring[0]))
+    for turn, index, points in rings:
+        (ring_rows, ring_columns), ring = fill(points, size)
+        top, left = ring_rows.start - rows.start, ring_columns.start - columns.start
+        drawn = mask[top : top + ring.shape[0], left : left + ring.shape[1]]
+        is_hole = (turn > 0) != (rings[0][0] > 0) and ring.any() and drawn[ring].mean() >= 0.9
+        if is_hole:
+            findings["hole"].append(f"{name} segmentation[{index}]")
+        drawn[ring] = not is_hole
+    return (rows, columns), mask
+
+
+def fill(points: np.ndarray, size: tuple[int, int]) -> tuple[Window, np.ndarray]:
+    """Points P x 2 of a polygon in an image of `size` -> the window it fills and the mask in it, by pycocotools' rule."""
+    rows, columns = window_of(points, size)
+    # Not shifted to the window's corner: pycocotools rounds ties by the coordinates' last bits, and a few pixels would differ.
+    encoded = coco_mask.frPyObjects([points.ravel().tolist()], rows.stop, columns.stop)
+    return (rows, columns), np.ascontiguousarray(coco_mask.decode(encoded)[rows, columns, 0]).view(bool)
+
+
+def window_of(points: np.ndarray, size: tuple[int, int]) -> Window:
+    """The rows and columns of an image of `size` that a polygon of `points` (P x 2) may touch."""
+    limit = np.array(size[::-1])
+    left, top = np.clip(np.floor(points.min(0)), 0, limit).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(points.max(0)) + 1, 0, limit).astype(int).tolist()
+    return slice(top, max(bottom, top)), slice(left, max(right, left))
+
+
+def mask_of_counts(segmentation: dict, size: tuple[int, int], where: str) -> np.ndarray:
+    """A run-length encoding, {"size": [height, width], "counts": a list or pycocotools' text} -> mask H x W."""
+    height, width = size
+    if segmentation.get("size") != [height, width]:
+        raise InputError(
+            f"{where}: segmentation.size must be [{height}, {width}], the height and width of its image, "
+            f"but is {segmentation.get('size')!r}"
+        )
+    counts = segmentation.get("counts")
+    if isinstance(counts, str):
+        counts = counts_of_text(counts)
+    # pycocotools does not check the sum, and would fill the rest of the mask with whatever was in memory.
+    if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts) or sum(counts) != height * width:
+        raise InputError(f"{where}: segmentation.counts must add up to the {height} x {width} pixels of its image: export it again")
+    values = np.arange(len(counts)) % 2 == 1  # runs of 0 and 1 in turn, down the columns
+    return np.ascontiguousarray(np.repeat(values, counts).reshape(width, height).T)
+
+
+def counts_of_text(text: str) -> list[int] | None:
+    """pycocotools' compressed counts -> counts, or None. (Five bits a character; from the third count on, differences.)"""
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:  # more to come
+            continue
+        if bits & 16:  # negative
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    return counts if not shift else None
+
+
+def rectangle_of(annotation: dict, where: str) -> list[float]:
+    """The box of an annotation without an outline, as a polygon."""
+    try:
+        x, y, width, height = (float(value) for value in annotation["bbox"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{where} has no outline in 'segmentation' and no four numbers in 'bbox': redraw it") from None
+    if not np.isfinite([x, y, width, height]).all() or width < 0 or height < 0:
+        raise InputError(f"{where} has the 'bbox' {annotation['bbox']}, but x, y, width, height must be finite, sizes not negative")
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def points_of(polygon: Any, place: str) -> np.ndarray:
+    """[x0, y0, x1, y1, ...] -> P x 2 floats."""
+    numbers = polygon if isinstance(polygon, list) else [None]
+    if not all(type(value) in (int, float) for value in numbers) or len(numbers) % 2 or not np.isfinite(numbers).all():
+        raise InputError(f"{place} must be a list of x, y, x, y, ...: an even number of finite numbers")
+    return np.array(numbers, np.float64).reshape(-1, 2)
+
+
+def signed_area(points: np.ndarray) -> float:
+    """P x 2 points of a polygon -> its area, positive or negative by the way it winds (the shoelace formula)."""
+    x, y = (points - points[0]).T
+    return 0.5 * float(x @ np.roll(y, -1) - y @ np.roll(x, -1))
+
+
+def name_of(annotation: dict) -> str:
+    """How a message names an annotation."""
+    return f"annotation {annotation.get('id', 'without id')}"
