@@ -19,14 +19,13 @@ from tqdm import tqdm
 from minidetr.curate.export import Export, ExportImage, read_export
 from minidetr.curate.outlines import Outline, name_of, outlines_of
 from minidetr.data.coco import measured, read_panoptic_json
-from minidetr.data.images import open_image, read_image
+from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
 from minidetr.errors import InputError
 from minidetr.panoptic import Category, decode_ids, encode_ids, path_inside, write_json, write_png
 from minidetr.predict import PHOTO_SUFFIXES, output_folder
 
 ORDERS = ("smaller", "larger", "listed")
 WRITTEN = ("panoptic.json", "panoptic", "detection.json", "images")
-EXIF_ORIENTATION = 0x0112
 
 # What an export may hold beside plain outlines, and what is done about it: nothing is changed or left out without being counted.
 FINDINGS = {

@@ -10,24 +10,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minidetr.curate.check import (
-    BENDS,
-    BREAKS,
-    EXIF_ORIENTATION,
-    KINDS,
-    Report,
-    box_of,
-    check,
-    crosses_itself,
-    exif_case,
-    is_coded,
-    is_panoptic,
-    read_ids_of,
-)
-from minidetr.curate.outlines import outlines_of, signed_area
+from minidetr.curate.check import check, is_panoptic
+from minidetr.curate.check_panoptic import is_coded, read_ids_of
+from minidetr.curate.checker import exif_case
+from minidetr.curate.findings import BENDS, BREAKS, KINDS
+from minidetr.curate.outlines import box_of, crosses_itself, outlines_of, signed_area
+from minidetr.curate.report import Report
 from minidetr.curate.split import link_or_copy
 from minidetr.data.coco import whole_folder
-from minidetr.data.images import open_image, read_image
+from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
 from minidetr.errors import InputError
 from minidetr.panoptic import Category, boxes_of_ids, encode_ids, leads_out, read_json, write_json, write_png
 

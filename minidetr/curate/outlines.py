@@ -190,3 +190,45 @@ def signed_area(points: np.ndarray) -> float:
 def name_of(annotation: dict) -> str:
     """How a message names an annotation."""
     return f"annotation {annotation.get('id', 'without id')}"
+
+
+def box_of(outline: Outline) -> np.ndarray:
+    """Box (x, y, width, height) of an outline in pixels: of polygons' corners as they are, of run lengths' pixels."""
+    segmentation = outline.annotation["segmentation"]
+    if isinstance(segmentation, dict):
+        rows, columns = (np.flatnonzero(outline.mask.any(axis=axis)) for axis in (1, 0))
+        top, left = (window.start for window in outline.window)
+        return np.array([left + columns[0], top + rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1], float)
+    corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
+    return np.array([*corners.min(axis=0), *np.ptp(corners, axis=0)], float)
+
+
+def crosses_itself(points: np.ndarray) -> bool:
+    """Whether two edges of a polygon P x 2 properly cross (those that only touch do not count)."""
+    starts, ends = points, np.roll(points, -1, axis=0)
+
+    def side(origin: np.ndarray, tip: np.ndarray, point: np.ndarray) -> np.ndarray:  # of the line through both: -1, 0 or 1
+        (ax, ay), (bx, by) = (tip - origin).T, (point - origin).T
+        return np.sign(ax * by - ay * bx)
+
+    for k in range(len(points) - 2):  # one edge against all later ones: P passes of P, so that long outlines need no P x P memory
+        start, end, others, tips = starts[k : k + 1], ends[k : k + 1], starts[k + 2 :], ends[k + 2 :]
+        apart = side(start, end, others) * side(start, end, tips) < 0
+        if (apart & (side(others, tips, start) * side(others, tips, end) < 0)).any():
+            return True
+    return False
+
+
+def iou(one: Outline, other: Outline) -> float:
+    """Intersection over union of the pixels of two outlines of an image, 0..1."""
+    (top, bottom), (left, right) = (
+        (max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one.window, other.window, strict=True)
+    )
+    if top >= bottom or left >= right:
+        return 0.0
+    parts = []
+    for outline in (one, other):
+        rows, columns = outline.window
+        parts.append(outline.mask[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start])
+    both = np.count_nonzero(parts[0] & parts[1])
+    return both / (one.area + other.area - both)

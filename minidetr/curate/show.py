@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minidetr.curate.check import KINDS, LEVELS, check
+from minidetr.curate.check import check
+from minidetr.curate.findings import KINDS, LEVELS
 from minidetr.data.coco import CocoPanoptic, read_panoptic_json, whole_folder
 from minidetr.data.images import read_image
 from minidetr.errors import InputError

@@ -15,6 +15,7 @@ from minidetr.errors import InputError
 from minidetr.panoptic import MAX_PIXELS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB in 0..1: what the backbone was trained with
+EXIF_ORIENTATION = 0x0112  # the tag that says how a camera was held
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # no format whose reading runs a program (EPS)
 
 

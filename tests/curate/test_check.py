@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import subprocess
@@ -12,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from minidetr.commands.data_check import add_check_commands
 from PIL import Image
 
-from minidetr.curate.check import BENDS, BREAKS, KINDS, LEVELS, Report, check
+from minidetr.commands.main import build_parser
+from minidetr.curate.check import check
+from minidetr.curate.findings import BENDS, BREAKS, KINDS, LEVELS
 from minidetr.curate.fix import fix
+from minidetr.curate.report import Report
 from minidetr.data.coco import CocoPanoptic, write_coco_panoptic
 from minidetr.errors import InputError
 from minidetr.panoptic import decode_ids
@@ -441,10 +442,8 @@ def test_the_warts_of_the_construction_photos_and_of_coco() -> None:
 
 
 def run(*arguments: object) -> None:
-    """The group `minidetr data` on its own."""
-    parser = argparse.ArgumentParser()
-    add_check_commands(parser.add_subparsers())
-    parsed = parser.parse_args([str(argument) for argument in arguments])
+    """`minidetr data ...`, its errors not caught."""
+    parsed = build_parser().parse_args(["data", *map(str, arguments)])
     parsed.run(parsed)
 
 
@@ -468,8 +467,8 @@ def test_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
 @pytest.mark.parametrize("name", ["split", "check", "show"])
 def test_help_has_an_example_and_loads_nothing_heavy(name: str) -> None:
     code = (
-        "import argparse, sys; from minidetr.commands.data_check import add_check_commands; p = argparse.ArgumentParser();"
-        f"add_check_commands(p.add_subparsers())\ntry: p.parse_args(['{name}', '--help'])\n"
+        "import sys; from minidetr.commands.main import build_parser\n"
+        f"try: build_parser().parse_args(['data', '{name}', '--help'])\n"
         "except SystemExit: assert not {'numpy', 'torch', 'PIL'} & set(sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

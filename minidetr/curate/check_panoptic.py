@@ -1,0 +1,149 @@
+"""The checks of a panoptic data set: its annotations, their segments and their PNGs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from minidetr.curate.checker import Checker, box_kind, size_text
+from minidetr.curate.findings import BREAKS
+from minidetr.curate.report import Report
+from minidetr.data.coco import read_panoptic_json
+from minidetr.data.images import open_image
+from minidetr.errors import InputError
+from minidetr.panoptic import boxes_of_ids, decode_ids, leads_out
+
+
+class PanopticChecker(Checker):
+    """A panoptic data set under examination."""
+
+    is_panoptic = True
+
+    def check(self) -> Report:
+        """Every annotation with its PNG and its photo."""
+        panoptic_dir = self.json_file.parent / "panoptic"
+        has_pngs = self.json_file.name == "panoptic.json" or panoptic_dir.is_dir()
+        if not has_pngs:
+            self.report.unchecked.append("PNGs are not checked: there is no folder panoptic/ beside the JSON")
+        by_name: dict[str, str] = {}
+        segments: list[tuple[int, int]] = []
+        seen: dict[int, str] = {}
+        listed = set()
+        fields = {"image_id": int, "file_name": str, "segments_info": list}
+        entries = tqdm(list(self.entries(self.content, "annotations", fields)), desc="checking", unit="image", disable=None)
+        for where, annotation in entries:
+            image = self.annotation_of(where, annotation)
+            listed.add(annotation["file_name"])
+            self.check_name(where, annotation["file_name"], by_name)
+            if image is None:
+                continue
+            if image["id"] in seen:
+                self.found("image-annotation-twice", f"{where} and {seen[image['id']]}", image["file_name"])
+                continue
+            seen[image["id"]] = where
+            infos = self.check_segments(annotation, where, image["file_name"])
+            segments += [(image["id"], s["category_id"]) for s in infos]
+            size = self.check_png(panoptic_dir, annotation, infos, image) if has_pngs else None
+            if size and (image.get("width"), image.get("height")) != size:
+                stated = f"{image.get('width')} x {image.get('height')}"
+                self.found(
+                    "json-size", f"{image['file_name']}: {stated} in the JSON, the PNG is {size_text(size)}", image["file_name"]
+                )
+            self.check_photo(image, size)
+        for image_id in self.images.keys() - seen.keys():
+            self.found("image-without-annotation", f"image {image_id}", self.images[image_id]["file_name"])
+        if has_pngs:
+            self.unlisted(panoptic_dir, listed)
+        if not self.report.kinds(BREAKS):
+            try:
+                read_panoptic_json(self.json_file)  # what training itself asks for
+            except InputError as error:
+                self.found("field", str(error))
+        return self.finish(segments)
+
+    def check_segments(self, annotation: dict, where: str, name: str) -> list[dict]:
+        """The segments of an image that have an id and a category; each id once."""
+        infos: dict[int, dict] = {}
+        stuff: Counter[int] = Counter()
+        for place, segment in self.entries(annotation, "segments_info", {"id": int, "category_id": int}, f"{where}.", name):
+            if segment["id"] in infos:
+                self.found("segment-id-twice", f"{place}.id {segment['id']} ({name})", name)
+                continue
+            if not 0 < segment["id"] < 256**3:
+                self.found("segment-id-range", f"{place}.id {segment['id']} ({name})", name)
+            if 0 <= segment["id"] < 256**3:
+                infos[segment["id"]] = segment
+            if segment["category_id"] not in self.categories:
+                self.found("unknown-category", f"{place}.category_id {segment['category_id']} ({name})", name)
+            elif self.categories[segment["category_id"]].get("isthing") == 0:
+                stuff[segment["category_id"]] += not segment.get("iscrowd")
+        for category_id, count in stuff.items():
+            if count > 1:
+                self.found("stuff-twice", f"{name}: {count} segments of {self.categories[category_id]['name']}", name)
+        return list(infos.values())
+
+    def check_png(self, folder: Path, annotation: dict, infos: list[dict], image: dict) -> tuple[int, int] | None:
+        """Compare a PNG with the JSON's entries; its size (width, height), or None when it can't be read."""
+        name, png = image["file_name"], annotation["file_name"]
+        if leads_out(png, folder):
+            if not leads_out(png):  # else it was found by its name
+                self.found("file-name", f"{png!r} is a link out of {folder}", name)
+            return None
+        try:
+            coded = open_image(folder / png)
+        except InputError as error:
+            self.found("png", str(error), name)
+            return None
+        segment_ids = read_ids_of(coded, folder / png, {s["id"] for s in infos})
+        if not is_coded(coded, folder / png):
+            kind = "another" if segment_ids is None else "one"
+            self.found("png-mode", f"{png} is {coded.mode}, {_bits(folder / png)} bits ({kind} reading fits the JSON)", name)
+        if segment_ids is None:
+            return coded.size
+        ids = np.array([s["id"] for s in infos], np.int64)
+        for stranger in sorted(set(np.unique(segment_ids).tolist()) - {0} - set(ids.tolist())):
+            self.found("id-not-listed", f"{png}: id {stranger}, {int((segment_ids == stranger).sum())} pixels", name)
+        areas, boxes = boxes_of_ids(segment_ids, ids)
+        for segment, area, box in zip(infos, areas.tolist(), boxes, strict=True):
+            where = f"{png}: segment {segment['id']} ({self.name(segment)})"
+            if not area:
+                self.found("id-without-pixel", where, name)
+                continue
+            if segment.get("area") != area:
+                self.found("stale-area", f"{where} has {area} pixels, 'area' is {segment.get('area')}", name)
+            kind = box_kind(segment.get("bbox"), box)
+            if kind:
+                self.found(kind, f"{where} has the box {box.tolist()}, 'bbox' is {segment.get('bbox')}", name)
+        covered = int((segment_ids != 0).sum())
+        self.check_image(name, infos, areas, covered, coded.size)
+        return coded.size
+
+
+def is_coded(image: Image.Image, path: Path) -> bool:
+    """Whether a PNG is RGB with 8 bits a channel. Pillow opens 16 bits as RGB too, dropping the lower 8."""
+    return image.mode == "RGB" and _bits(path) == 8
+
+
+def read_ids_of(image: Image.Image, path: Path, listed: set[int]) -> np.ndarray | None:
+    """The ids in a panoptic PNG, H W int32. If it is not RGB: by the one reading (colours, or grey values and palette places as
+    ids) that gives exactly the ids `listed`; None if none or both do."""
+    if is_coded(image, path):
+        return decode_ids(np.asarray(image))
+    readings = []
+    if image.mode in ("P", "RGB", "RGBA", "L"):
+        readings.append(decode_ids(np.asarray(image.convert("RGB"))))
+    if np.asarray(image).ndim == 2:
+        readings.append(np.asarray(image).astype(np.int32))
+    fitting = [ids for ids in readings if set(np.unique(ids).tolist()) - {0} == listed]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _bits(path: Path) -> int:
+    """Bits a channel of a PNG: the 25th byte of the file; 8 for other formats."""
+    with path.open("rb") as file:
+        head = file.read(25)
+    return head[24] if head.startswith(b"\x89PNG") else 8
