@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from minidetr.errors import InputError
-from minidetr.evaluate.panoptic_quality import PanopticFile, pair_images, read_categories, require
+from minidetr.evaluate.files import PanopticFile, pair_images, read_categories, require
 from minidetr.panoptic import read_json
 
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from minidetr.data.coco import whole_folder
 from minidetr.data.images import read_image
 from minidetr.errors import InputError
-from minidetr.evaluate.panoptic_quality import PanopticFile, QualityCounts, pair_images, read_categories, read_ids, require
+from minidetr.evaluate.files import PanopticFile, pair_images, read_categories, read_ids, require
+from minidetr.evaluate.panoptic_quality import QualityCounts
 from minidetr.panoptic import Category, Panoptic, path_inside, read_json, write_png
 from minidetr.plot import Color, color_of, grid, labelled_overlay
 

@@ -29,7 +29,7 @@ from minidetr.data.images import FORMATS, read_image, to_tensor
 from minidetr.data.transforms import evaluation_transform, training_transform
 from minidetr.errors import InputError
 from minidetr.evaluate import QualityCounts, panoptic_quality
-from minidetr.evaluate.panoptic_quality import read_ids
+from minidetr.evaluate.files import read_ids
 from minidetr.model.merge import kept_queries, merge
 from minidetr.panoptic import Category, Panoptic, boxes_of_ids, decode_ids, encode_ids, read_json
 from minidetr.weights.load import load_file, shipped_weights
