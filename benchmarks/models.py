@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.race import Build
-from minidetr.data.batch import Batch
+from minidetr.data.batch import Batch, same_size
 from minidetr.data.targets import target_from_panoptic
 from minidetr.model import PanopticDETR
 from minidetr.model.merge import kept_queries, merge
@@ -61,7 +61,7 @@ def prepare(folder: Path) -> None:
     thresholds = {}
     for height, width in SIZES:
         ours = model_of(folder, height, width)
-        [(group, _)] = ours.same_size([picture(height, width)], 1)
+        [(group, _)] = same_size([picture(height, width)], ours.preset.short_side, ours.preset.long_side, 1)
         scores = ours.detect(Batch.pad(group)).logits[0].softmax(-1).max(-1)[0].sort(descending=True)[0]
         thresholds[f"{height}x{width}"] = float(scores[KEPT - 1 : KEPT + 1].mean())
     (folder / "thresholds.json").write_text(json.dumps(thresholds))
@@ -150,7 +150,7 @@ def masks_ours(folder: Path, height: int, width: int, count: int) -> Build:
     """Heatmaps and mask head for the first `count` queries."""
     model = model_of(folder, height, width)
     with torch.inference_mode():
-        [(group, _)] = model.same_size([picture(height, width)], 1)
+        [(group, _)] = same_size([picture(height, width)], model.preset.short_side, model.preset.long_side, 1)
         seen = model.detect(Batch.pad(group))
 
     @torch.inference_mode()
@@ -167,7 +167,7 @@ class ReachedError(Exception):
 def masks_theirs(folder: Path, height: int, width: int) -> Build:
     """The same parts of `transformers`, which know no choice of queries."""
     model, reference = their_model(folder), model_of(folder, height, width)
-    [(group, _)] = reference.same_size([picture(height, width)], 1)
+    [(group, _)] = same_size([picture(height, width)], reference.preset.short_side, reference.preset.long_side, 1)
     del reference
     inputs: dict[str, Any] = {}
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from minidetr.course import answer, close, exercise, require, require_tensor
-from minidetr.course.figures import plain
 from minidetr.course.lesson00 import map_of
+from minidetr.course.trace import plain
 from minidetr.data.images import denormalise
 from minidetr.data.targets import Target, boxes_from_masks
 from minidetr.panoptic import Category

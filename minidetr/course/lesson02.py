@@ -14,7 +14,8 @@ from torch import Tensor
 from torchvision.ops import FrozenBatchNorm2d
 
 from minidetr.course import answer, close, exercise, require, require_tensor
-from minidetr.course.figures import LIT, Trace, plain, principal_colors, titled
+from minidetr.course.figures import LIT, titled
+from minidetr.course.trace import Trace, plain, principal_colors
 from minidetr.model import PanopticDETR
 from minidetr.plot import new_figure, picture_of
 

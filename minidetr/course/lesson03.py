@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from minidetr.course import close, exercise, pictures, require, require_tensor
-from minidetr.course.figures import LIT, plain, principal_colors, titled
+from minidetr.course.figures import LIT, titled
+from minidetr.course.trace import plain, principal_colors
 from minidetr.model.position import sine_position
 from minidetr.model.transformer import to_sequence
 from minidetr.plot import new_figure, picture_of

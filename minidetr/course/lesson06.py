@@ -8,8 +8,9 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from minidetr.course import close, exercise, require, require_tensor
-from minidetr.course.figures import LIT, Trace, chosen, plain, titled
+from minidetr.course.figures import LIT, chosen, titled
 from minidetr.course.pictures import draw
+from minidetr.course.trace import Trace, plain
 from minidetr.plot import new_figure, picture_of
 
 # --- checks -----------------------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minidetr.course import exercise, require, require_tensor
-from minidetr.course.figures import LIT, Trace, draw_box, mask_head_stages, most_alike, plain, titled
+from minidetr.course.figures import LIT, mask_head_stages, most_alike, titled
 from minidetr.course.lesson06 import tell_apart
 from minidetr.course.pictures import draw
+from minidetr.course.trace import Trace, draw_box, plain
 from minidetr.model.backbone import Features
 from minidetr.plot import new_figure, picture_of
 

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minidetr.course import answer, close, exercise, require, require_tensor
-from minidetr.course.figures import LIT, plain, titled
+from minidetr.course.figures import LIT, titled
+from minidetr.course.trace import plain
 from minidetr.data.batch import Batch
 from minidetr.model import PanopticDETR
 from minidetr.plot import new_figure, picture_of

@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from minidetr.course import answer, exercise, require, require_tensor
-from minidetr.course.figures import Trace, plain, titled
+from minidetr.course.figures import titled
 from minidetr.course.pictures import row
+from minidetr.course.trace import Trace, plain
 from minidetr.evaluate import ClassQuality, PanopticQuality, QualityCounts
 from minidetr.model.merge import SMALLEST_AREA, group_of, merge
 from minidetr.panoptic import Category, Panoptic

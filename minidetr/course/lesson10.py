@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from minidetr.course import answer, close, exercise, require, require_tensor
-from minidetr.course.figures import Trace, boxes_on, plain, titled
+from minidetr.course.figures import boxes_on, titled
+from minidetr.course.trace import Trace, plain
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Panoptic
 from minidetr.plot import for_display, new_figure, overlay, picture_of

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
-from minidetr.course.figures import plain, principal_colors, titled
+from minidetr.course.figures import titled
+from minidetr.course.trace import plain, principal_colors
 from minidetr.plot import few_colors, new_figure, picture_of
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
+from minidetr.data.images import normalise, pixels_of
 from minidetr.errors import InputError
 
 
@@ -67,3 +71,27 @@ def processed_size(height: int, width: int, short_side: int, long_side: int) -> 
         short_side = max(1, round(long_side * short / long))
     other = min(max(1, int(short_side * long / short)), long_side)
     return (short_side, other) if height <= width else (other, short_side)
+
+
+def same_size(
+    images: Sequence[Any], short_side: int, long_side: int, batch_size: int
+) -> Iterator[tuple[list[Tensor], list[tuple[int, int]]]]:
+    """Groups of up to `batch_size` neighbours that need no padding, resized and normalised, each with their (height, width) before.
+
+    `images` are photos or tensors as `pixels_of` takes them; their sizes become those of `processed_size`. Raises InputError.
+    """
+    if batch_size < 1:
+        raise InputError(f"the batch size must be at least 1, not {batch_size}")
+    group: list[Tensor] = []
+    originals: list[tuple[int, int]] = []
+    for image in images:
+        pixels = pixels_of(image)  # 3 H W
+        height, width = pixels.shape[-2:]
+        resized = resize(pixels, list(processed_size(height, width, short_side, long_side)), antialias=True)
+        if group and (len(group) == batch_size or resized.shape != group[0].shape):
+            yield group, originals
+            group, originals = [], []
+        group.append(normalise(resized))
+        originals.append((height, width))
+    if group:
+        yield group, originals

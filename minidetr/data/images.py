@@ -68,6 +68,18 @@ def to_tensor(image: Image.Image | np.ndarray) -> Tensor:
     return F.to_image(image).as_subclass(Tensor)
 
 
+def pixels_of(image: str | Path | Image.Image | Tensor) -> Tensor:
+    """A photo (as `read_image` takes it) or an RGB tensor 3 H W (uint8, or float in 0..1) -> 3 H W. Raises InputError."""
+    if not isinstance(image, Tensor):
+        return to_tensor(read_image(image))
+    right_type = image.dtype == torch.uint8 or image.is_floating_point()
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape or not right_type:
+        raise InputError(f"an image tensor must be RGB, 3 x H x W, uint8 or float in 0..1, not {image.dtype} {list(image.shape)}")
+    if image.is_floating_point() and not 0 <= image.min() <= image.max() <= 1:
+        raise InputError("the values of a float image tensor must lie in 0..1: divide by 255, and do not normalise it")
+    return image
+
+
 def normalise(image: Tensor) -> Tensor:
     """3 H W, uint8 or float in 0..1 -> 3 H W float32 with ImageNet's mean 0 and standard deviation 1 per channel."""
     image = image.contiguous()  # Pillow's pixels are interleaved, and the arithmetic is three times slower on those

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torchvision.ops import box_convert
 
-from minidetr.data.batch import Batch
+from minidetr.data.batch import Batch, same_size
 from minidetr.data.coco import PanopticDataset
 from minidetr.evaluate.detection import box_average_precision
 from minidetr.evaluate.panoptic_quality import PanopticQuality, QualityCounts
@@ -60,7 +60,7 @@ def evaluate_model(
     found = Evaluation()
     for index in indices:
         picture, segment_ids, segments_info = data.read(index)
-        [(group, originals)] = model.same_size([picture], 1)
+        [(group, originals)] = same_size([picture], model.preset.short_side, model.preset.long_side, 1)
         batch = Batch.pad(group).to(device)
         with autocast():
             seen = model.detect(batch)

@@ -6,7 +6,7 @@ C classes, K objects picked from the whole batch (pairs of image and query).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +14,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import resize
 
-from minidetr.data.batch import Batch, processed_size
-from minidetr.data.images import normalise, read_image, to_tensor
+from minidetr.data.batch import Batch, same_size
 from minidetr.errors import InputError
 from minidetr.model.backbone import Backbone, Features
 from minidetr.model.heads import PredictionHeads
@@ -125,37 +123,18 @@ class PanopticDETR(nn.Module):
         threshold = self.preset.threshold if threshold is None else threshold
         if not 0 <= threshold <= 1:
             raise InputError(f"the threshold must lie in 0..1, not {threshold}")
-        if batch_size < 1:
-            raise InputError(f"the batch size must be at least 1, not {batch_size}")
         if isinstance(images, (str, Path, Image.Image, Tensor)):
             raise InputError("segment takes a list of images: put the one image in brackets")
         was_training = self.training
         self.eval()
         try:
             results = []
-            for group, originals in self.same_size(images, batch_size):
+            for group, originals in same_size(images, self.preset.short_side, self.preset.long_side, batch_size):
                 batch = Batch.pad(group).to(next(self.parameters()).device)
                 results += self.panoptic(self.detect(batch), batch, originals, threshold)
             return results
         finally:
             self.train(was_training)
-
-    def same_size(self, images: Sequence, batch_size: int) -> Iterator[tuple[list[Tensor], list[tuple[int, int]]]]:
-        """Groups of up to `batch_size` resized, normalised neighbours of one size, each with the originals' (height, width)."""
-        group: list[Tensor] = []
-        originals: list[tuple[int, int]] = []
-        for image in images:
-            pixels = checked(image) if isinstance(image, Tensor) else to_tensor(read_image(image))  # 3 H W
-            height, width = pixels.shape[-2:]
-            size = processed_size(height, width, self.preset.short_side, self.preset.long_side)
-            pixels = normalise(resize(pixels, list(size), antialias=True))
-            if group and (len(group) == batch_size or pixels.shape != group[0].shape):
-                yield group, originals
-                group, originals = [], []
-            group.append(pixels)
-            originals.append((height, width))
-        if group:
-            yield group, originals
 
     def panoptic(self, seen: Detections, batch: Batch, originals: list[tuple[int, int]], threshold: float) -> list[Panoptic]:
         """The Panoptic of each image of a batch, of the photos' own (height, width) `originals`; masks of the kept queries only."""
@@ -166,13 +145,3 @@ class PanopticDETR(nn.Module):
             masks = self.masks(seen, torch.full_like(query_index, index), query_index)  # K H/4 W/4
             results.append(merge(masks, scores, labels, categories, batch.size, batch.sizes[index], original))
         return results
-
-
-def checked(pixels: Tensor) -> Tensor:
-    """An RGB tensor as `segment` takes it, or InputError."""
-    right_type = pixels.dtype == torch.uint8 or pixels.is_floating_point()
-    if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape or not right_type:
-        raise InputError(f"an image tensor must be RGB, 3 x H x W, uint8 or float in 0..1, not {pixels.dtype} {list(pixels.shape)}")
-    if pixels.is_floating_point() and not 0 <= pixels.min() <= pixels.max() <= 1:
-        raise InputError("the values of a float image tensor must lie in 0..1: divide by 255, and do not normalise it")
-    return pixels
