@@ -147,7 +147,7 @@ def mask_head_layers(model: Preset, height: int, width: int) -> tuple[list[Layer
     res2, res3, res4 = (product(size) for size in finer)
     channels = (256, 512, 1024) if model.backbone in ("resnet50", "resnet101") else (64, 128, 256)
     channels = (32, 64, 128) if model.backbone == "narrow10" else channels
-    widths = model.mask_widths
+    widths = model.mask_widths or ()
     of_image = [convolution(model.width, widths[0], 3, h * w)]
     of_object = [convolution(model.heads, widths[0], 3, h * w), convolution(widths[0], widths[1], 3, h * w)]
     for k, (stage, cells) in enumerate(zip(reversed(channels), (res4, res3, res2), strict=True), start=1):

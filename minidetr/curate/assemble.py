@@ -109,12 +109,12 @@ def assemble(
                 target = part / "images" / image.file_name
                 image, way = place_photo(photos[image.id], image, target, export.path, report)
                 ways[way] += 1
-            elif image.size is None:
+            if image.size is None:
                 raise InputError(f"{export.path}: image {image.id} has no 'height' and 'width': give the folder of the photos")
             annotations = export.annotations[image.id]
             if not annotations:
                 report.findings["unannotated"].append(image.file_name)
-            stuff_below = below.read(image) if below else None
+            stuff_below = below.read(image, image.size) if below else None
             outlines = outlines_of(annotations, categories, image.size, export.path, report.findings)
             segment_ids, segments = draw(outlines, image.size, order, report.findings, stuff_below)
 
@@ -270,14 +270,14 @@ class PredictedStuff:
         if missing:
             raise InputError(f"{self.path} has no image like {missing[0]} ({len(missing)} missing): run label-stuff on all photos")
 
-    def read(self, image: ExportImage) -> np.ndarray:
-        """Category ids of the data set, H x W int64, -1 where nothing was predicted."""
+    def read(self, image: ExportImage, size: tuple[int, int]) -> np.ndarray:
+        """Category ids of the data set, H x W int64, -1 where nothing was predicted; `size` is the image's (height, width)."""
         annotation = self.annotations[Path(image.file_name).stem.casefold()]
         png = path_inside(self.folder / "panoptic", annotation["file_name"], self.path)
         segment_ids = decode_ids(np.asarray(open_image(png).convert("RGB")))
-        if segment_ids.shape != image.size:
-            sizes = [f"{width} x {height}" for height, width in (segment_ids.shape, image.size)]
+        if segment_ids.shape != size:
+            sizes = [f"{width} x {height}" for height, width in (segment_ids.shape, size)]
             raise InputError(f"{png} is {sizes[0]} pixels, but {image.file_name} is {sizes[1]}: run label-stuff again")
         ids, place = np.unique(segment_ids, return_inverse=True)
         of_segment = {s["id"]: self.category_id[s["category_id"]] for s in annotation["segments_info"]}
-        return np.array([of_segment.get(i, -1) for i in ids.tolist()])[place].reshape(image.size)
+        return np.array([of_segment.get(i, -1) for i in ids.tolist()])[place].reshape(size)

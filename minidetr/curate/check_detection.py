@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from itertools import combinations
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -36,20 +37,19 @@ class DetectionChecker(Checker):
         segments = [(image_id, a["category_id"]) for image_id, entries in by_image.items() for _, a in entries]
         for image_id, entries in tqdm(by_image.items(), desc="checking", unit="image", disable=None):
             image = self.images[image_id]
-            size = image.get("width"), image.get("height")
-            has_size = all(is_a(side, int) and side > 0 for side in size)
-            if has_size and size[0] * size[1] > MAX_PIXELS:
-                self.found(
-                    "field",
-                    f"{image['file_name']}: 'width' and 'height' are {size_text(size)}, too large to draw",
-                    image["file_name"],
-                )
+            name, stated = image["file_name"], None
+            width, height = (image.get(side, 0) for side in ("width", "height"))
+            if is_a(width, int) and is_a(height, int) and width > 0 and height > 0:
+                stated = width, height
+            if stated and width * height > MAX_PIXELS:
+                self.found("field", f"{name}: 'width' and 'height' are {size_text(stated)}, too large to draw", name)
                 continue
-            upright = self.check_photo(image, size if has_size else None)
-            if has_size or upright:
-                self.check_annotations(image["file_name"], size if has_size else upright, entries)
+            upright = self.check_photo(image, stated)
+            size = stated or upright
+            if size:
+                self.check_annotations(name, size, entries)
             else:
-                self.found("field", f"{image['file_name']}: 'width' and 'height', and no photo to tell them", image["file_name"])
+                self.found("field", f"{name}: 'width' and 'height', and no photo to tell them", name)
         return self.finish(segments)
 
     def check_annotations(self, name: str, size: tuple[int, int], entries: list[tuple[str, dict]]) -> None:
@@ -84,7 +84,8 @@ class DetectionChecker(Checker):
 
     def check_outline(self, annotation: dict, size: tuple[int, int], place: str, name: str) -> Outline | None:
         """One annotation's polygons or run lengths, and its 'area' and 'bbox' against what assemble draws of them, if anything."""
-        drawable, stated = annotation.get("segmentation"), annotation.get("area")
+        drawable: Any = annotation.get("segmentation")
+        stated: Any = annotation.get("area")
         if not drawable:
             self.found("no-outline", f"{place}, 'area' {stated}", name)
             return None

@@ -115,9 +115,9 @@ class PanopticChecker(Checker):
                 continue
             if segment.get("area") != area:
                 self.found("stale-area", f"{where} has {area} pixels, 'area' is {segment.get('area')}", name)
-            kind = box_kind(segment.get("bbox"), box)
-            if kind:
-                self.found(kind, f"{where} has the box {box.tolist()}, 'bbox' is {segment.get('bbox')}", name)
+            kind_of_box = box_kind(segment.get("bbox"), box)
+            if kind_of_box:
+                self.found(kind_of_box, f"{where} has the box {box.tolist()}, 'bbox' is {segment.get('bbox')}", name)
         covered = int((segment_ids != 0).sum())
         self.check_image(name, infos, areas, covered, coded.size)
         return coded.size

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -197,7 +198,7 @@ def exif_case(stored: Image.Image, upright: Image.Image, size: tuple[int, int] |
     return "exif-unrotated" if size == stored.size else "exif-upright" if size == upright.size else "exif-unclear"
 
 
-def is_a(value: object, kind: type) -> bool:
+def is_a(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)  # True is no number here
 
 

@@ -6,6 +6,7 @@ import copy
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -98,8 +99,9 @@ def _fix_folder(folder: Path, out: Path, done: Counter[str]) -> None:
     for name, entries in (("images", images.values()), ("panoptic", content["annotations"])):
         for entry in entries:  # what was passed over above, for a person to look at
             file_name = entry.get("file_name") if isinstance(entry, dict) else None
-            inside = isinstance(file_name, str) and not leads_out(file_name, folder / name)
-            if inside and (folder / name / file_name).is_file():
+            if not isinstance(file_name, str) or leads_out(file_name, folder / name):
+                continue
+            if (folder / name / file_name).is_file():
                 link_or_copy(folder / name / file_name, out / name / file_name)
     write_json(out / "panoptic.json", content)
     if (folder / "detection.json").is_file():
@@ -176,9 +178,10 @@ def _fix_photo(folder: Path, out: Path, name: str, size: tuple[int, int] | None,
 def fixed_detection(content: dict, done: Counter[str]) -> dict:
     """A copy of a COCO detection file's content, mended; `done` counts what was."""
     content = without_twins(content, done)
-    sizes = {i["id"]: (i.get("height"), i.get("width")) for i in content["images"] if isinstance(i, dict) and "id" in i}
+    images = [image for image in content["images"] if isinstance(image, dict) and "id" in image]
+    sizes: dict[Any, tuple[Any, Any]] = {image["id"]: (image.get("height"), image.get("width")) for image in images}
     numbers = {a["id"] for a in content["annotations"] if isinstance(a, dict) and type(a.get("id")) is int}
-    used: set[int] = set()
+    used: set[Any] = set()
     for annotation in content["annotations"]:
         if not isinstance(annotation, dict):
             continue

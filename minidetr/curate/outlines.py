@@ -175,7 +175,7 @@ def rectangle_of(annotation: dict, where: str) -> list[float]:
 
 def points_of(polygon: Any, place: str) -> np.ndarray:
     """[x0, y0, x1, y1, ...] -> P x 2 floats."""
-    numbers = polygon if isinstance(polygon, list) else [None]
+    numbers: list = polygon if isinstance(polygon, list) else [None]
     if not all(type(value) in (int, float) for value in numbers) or len(numbers) % 2 or not np.isfinite(numbers).all():
         raise InputError(f"{place} must be a list of x, y, x, y, ...: an even number of finite numbers")
     return np.array(numbers, np.float64).reshape(-1, 2)

@@ -169,8 +169,9 @@ def _photo_name(file_names: dict, annotation: dict, gt_json: str | Path) -> str:
 
 def _color(entry: dict) -> Color | None:
     color = entry.get("color")
-    is_color = isinstance(color, list) and len(color) == 3 and all(type(value) is int and 0 <= value < 256 for value in color)
-    return tuple(color) if is_color else None
+    if isinstance(color, list) and len(color) == 3 and all(type(value) is int and 0 <= value < 256 for value in color):
+        return color[0], color[1], color[2]
+    return None
 
 
 def _embedded(picture: np.ndarray, text: str) -> str:

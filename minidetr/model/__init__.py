@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,6 @@ from minidetr.model.position import sine_position
 from minidetr.model.transformer import Decoder, Encoder
 from minidetr.panoptic import Category, Panoptic
 from minidetr.presets import Preset
-
-__all__ = ["Detections", "Features", "PanopticDETR"]
 
 
 @dataclass
@@ -66,7 +65,8 @@ class PanopticDETR(nn.Module):
         for parameter in [*self.encoder.parameters(), *self.decoder.layers.parameters()]:
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
-        self.heatmap_attention = self.mask_head = None
+        self.heatmap_attention: Any = None  # both stay None in a detection model
+        self.mask_head: Any = None
         if preset.mask_widths is not None:
             self.heatmap_attention = HeatmapAttention(d, M)
             self.mask_head = MaskHead(d, M, preset.mask_widths, self.backbone.channels)

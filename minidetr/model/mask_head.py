@@ -30,13 +30,13 @@ class MaskHead(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(module.get_parameter("bias"))
         # Start values only, published weights replace them. Heatmaps sum to 1 over heads and pixels, so each value is a thousandth
         # or so: lifted above the features, what tells objects apart is heard from the first iteration on. And most pixels are not
         # the object's: a mask that begins at probability 0.12 has not half of the image to unlearn first (RetinaNet, section 4.1).
         with torch.no_grad():
             next(self.convolutions.parameters())[:, width:] *= 400
-            nn.init.constant_(self.output.bias, -2.0)
+            nn.init.constant_(self.output.get_parameter("bias"), -2.0)
 
     def forward(self, heatmaps: Tensor, features: Features, image_index: Tensor) -> Tensor:
         """heatmaps K M h w, features of B images, image_index K (0..B-1) -> mask logits K H/4 W/4."""

@@ -26,12 +26,13 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 
 
+FROM_RECIPE: Any = None  # an option not given; `filled` puts the value of the preset's recipe there
 MAX_QUERIES = 10_000  # each of them attends to every other one
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """A training run. None means: as the preset's recipe has it (`RECIPES`).
+    """A training run. FROM_RECIPE, None, means: as the preset's recipe has it (`RECIPES`).
 
     Lengths: `epochs` and `mask_epochs` count passes over the data (of the box step or joint training, and of the mask step);
     `minutes`, if given, ends the whole run by the clock instead, the schedule following the time. `drop` is the share of a
@@ -39,40 +40,40 @@ class TrainOptions:
     """
 
     output: str = "runs/run"
-    preset: str | None = None  # "tiny", or that of `from_`
+    preset: str = FROM_RECIPE  # "tiny", or that of `from_`
     data: str = "scenes"  # or a folder with panoptic.json, images/ and panoptic/, or with train/ and val/ that hold these
     validation: str | None = None  # a folder; by default DATA/val, else the training data itself
     steps: str = "joint"  # or "boxes,masks", "boxes", "masks"
     from_: str | None = None  # weights to start from: a name or a path
     backbone_weights: str | None = None  # "imagenet" (torchvision's) or a file with torchvision's key names
     reset: tuple[str, ...] = ()  # stages put back to their random start
-    freeze: tuple[str, ...] | None = None  # stages that do not train
+    freeze: tuple[str, ...] = FROM_RECIPE  # stages that do not train
     queries: int | None = None
-    size: int | None = None  # short side in pixels
+    size: int = FROM_RECIPE  # short side in pixels
     augment: str = "full"  # DETR's flips, sizes and crops (of scenes: flips alone); "flip"; or "none"
     scenes: int = 8000  # rendered for training, with --data scenes
     scene_seed: int = 0
     validation_images: int = 256
-    epochs: float | None = None
-    mask_epochs: float | None = None
+    epochs: float = FROM_RECIPE
+    mask_epochs: float = FROM_RECIPE
     minutes: float | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    backbone_learning_rate: float | None = None
+    batch_size: int = FROM_RECIPE
+    learning_rate: float = FROM_RECIPE
+    backbone_learning_rate: float = FROM_RECIPE
     weight_decay: float = 1e-4
-    clip: float | None = None
-    warmup: float | None = None  # share of a step's length
-    schedule: str | None = None  # "drop" or "cosine"
-    drop: float | None = None
-    dropout: float | None = None
-    ema: float | None = None  # decay of the moving average of the weights; 0: none
-    no_object: float | None = None
-    focal: float | None = None
-    dice: float | None = None
-    pixel_class: float | None = None  # weight of a class loss on the encoded image's pixels, used in training only
-    cells: float | None = None  # weight of class and box losses on the encoded image's cells, used in training only
-    masks_per_image: int | None = None  # matched queries an image whose masks are judged; 0: all
-    mask_stride: int | None = None  # 1: masks judged at the input's size, as in the reference; 4: at their own
+    clip: float = FROM_RECIPE
+    warmup: float = FROM_RECIPE  # share of a step's length
+    schedule: str = FROM_RECIPE  # "drop" or "cosine"
+    drop: float = FROM_RECIPE
+    dropout: float = FROM_RECIPE
+    ema: float = FROM_RECIPE  # decay of the moving average of the weights; 0: none
+    no_object: float = FROM_RECIPE
+    focal: float = FROM_RECIPE
+    dice: float = FROM_RECIPE
+    pixel_class: float = FROM_RECIPE  # weight of a class loss on the encoded image's pixels, used in training only
+    cells: float = FROM_RECIPE  # weight of class and box losses on the encoded image's cells, used in training only
+    masks_per_image: int = FROM_RECIPE  # matched queries an image whose masks are judged; 0: all
+    mask_stride: int = FROM_RECIPE  # 1: masks judged at the input's size, as in the reference; 4: at their own
     precision: str = "auto"  # or float32, bfloat16, float16
     device: str = "auto"
     workers: int = 2

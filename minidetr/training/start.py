@@ -44,7 +44,7 @@ def adjusted(shape: Preset, options: TrainOptions) -> Preset:
 
 def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple[PanopticDETR, list[str]]:
     """The weights of `options.from_` in a model for `categories`: what fits is kept, the rest starts from random weights."""
-    source = PanopticDETR.from_pretrained(options.from_)
+    source = PanopticDETR.from_pretrained(str(options.from_))
     shape = adjusted(source.preset, replace(options, queries=options.queries or source.preset.queries))
     if shape.mask_widths is None and options.steps != "boxes":
         shape = replace(shape, mask_widths=preset("r50").mask_widths)  # a detection model learns masks with a new head
