@@ -38,9 +38,11 @@ lessons: install  ## run every lesson and compare its chosen cells with what is 
 notebooks: install  ## execute the lessons afresh, in place
 	$(RUN) -m minidetr.course.notebooks run
 
-lint: install  ## ruff and mypy
+lint: install  ## ruff, mypy, and that imports point downwards
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	.venv/bin/lint-imports
 
 figures: install  ## rebuild every figure in images/ from the shipped model
 	$(RUN) -m minidetr.course.figures images

@@ -18,10 +18,10 @@ from minidetr.panoptic import Panoptic
 from minidetr.plot import for_display, new_figure, overlay, picture_of
 from minidetr.presets import preset
 from minidetr.scenes.painters import CATEGORIES
-from minidetr.training.loop import moving_average, schedule
 from minidetr.training.objective import start_step
 from minidetr.training.options import TrainOptions
 from minidetr.training.report import read_rows
+from minidetr.training.schedule import moving_average, schedule
 
 # --- exercises --------------------------------------------------------------------------------------------------------------
 

@@ -21,10 +21,11 @@ from minidetr.scenes.painters import CATEGORIES
 from minidetr.training.checkpoint import NAME, PREVIOUS
 from minidetr.training.devices import best_precision, start_devices, training_attention
 from minidetr.training.feed import collate
-from minidetr.training.loop import moving_average, parameter_groups, schedule, train
+from minidetr.training.loop import train
 from minidetr.training.objective import Objective, grid_box_losses, grid_class_loss, join, segment_shares, start_step
 from minidetr.training.options import MASK_DROP, STAGES, TrainOptions
 from minidetr.training.report import Report, read_rows
+from minidetr.training.schedule import moving_average, parameter_groups, schedule
 
 SIZE = 64
 MASK_HEAD = STAGES["mask-head"]
