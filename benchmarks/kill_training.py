@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--iterations", type=int, default=24, help="of the run")
     parser.add_argument(
-        "--seed", type=int, default=int.from_bytes(os.urandom(3)), help="of the moments (default: another each time)"
+        "--seed", type=int, default=int.from_bytes(os.urandom(3), "big"), help="of the moments (default: another each time)"
     )
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     given = parser.parse_args()

@@ -58,7 +58,8 @@ def test_every_package_imported_is_declared(pyproject: dict) -> None:
 
     def third_party(paths: set[Path]) -> set[str]:
         imported = {name for path in paths for name in imports_of(path)}
-        return {DISTRIBUTION.get(name, name) for name in imported - set(sys.stdlib_module_names) - {"minidetr"}}
+        standard = {*sys.stdlib_module_names, "tomllib"}  # the latter from Python 3.11 on, and imported only there
+        return {DISTRIBUTION.get(name, name) for name in imported - standard - {"minidetr"}}
 
     everywhere, course = set((ROOT / "minidetr").rglob("*.py")), set((ROOT / "minidetr" / "course").rglob("*.py"))
     allowed = declared(pyproject["project"]["dependencies"]) | {"cycler", "contourpy"}  # these two always come with matplotlib
