@@ -11,11 +11,11 @@ ifneq ($(shell $(RUN) -c "import importlib.metadata as m; m.version('minidetr');
 .PHONY: $(INSTALLED)
 endif
 
-.PHONY: help install demo test lint lessons notebooks figures stamp weights bench fuzz kill load lab clean
+.PHONY: help install demo test lint lessons matrix constraints colab-smoke notebooks figures stamp weights bench fuzz kill load lab clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED)  ## make the environment in .venv
 
@@ -34,6 +34,16 @@ test: lint  ## lint, every test, then every lesson
 
 lessons: install  ## run every lesson and compare its chosen cells with what is committed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --nbval-lax --nbval-cell-timeout=600 --timeout=900 notebooks
+
+matrix: install  ## the tests on every Python from 3.10 on that is here, and once with torch 2.8 (ROWS="3.12 ..." for some)
+	$(RUN) .ci/matrix.py $(ROWS)
+
+constraints: install  ## write down the versions that the tests have just passed with, and see that they can be installed
+	$(RUN) .ci/constraints.py
+	$(RUN) -m pip install -q --dry-run -c constraints.txt ".[test,notebooks,colab]"
+
+colab-smoke: install  ## lessons 00 and 10 as on Colab: a fresh environment with torch 2.8, the set-up cell, every cell
+	$(RUN) .ci/colab_smoke.py
 
 notebooks: install  ## execute the lessons afresh, in place
 	$(RUN) -m minidetr.course.notebooks run

@@ -1,4 +1,4 @@
-"""Write constraints.txt: the newest versions that the tests have passed with, as they stand in this environment: `make constraints`.
+"""Write constraints.txt, the newest versions that the tests have passed with: those of this environment. `make constraints`
 
 Upper bounds, not pins: what somebody has already, on Colab for example, stays as it is unless it is newer than anything tested,
 and an older Python may take older releases. Torch and what is built against it (torchvision, CUDA's libraries, numpy) are left
@@ -20,12 +20,13 @@ EXTRAS = ("test", "notebooks", "colab", "bench")
 
 
 def brought(name: str, extras: tuple[str, ...], seen: dict[str, set[str]]) -> None:
-    """Add to `seen` every installed package that `name` with `extras` needs, whatever needs it."""
-    known = seen.setdefault(name, set())
+    """Add to `seen` the installed package `name` and all that it and its `extras` need. PackageNotFoundError if it is not here."""
+    known = seen.get(name, set())
     if known >= {"", *extras} or LEFT_OUT.fullmatch(name) and name != "minidetr":
         return
-    known |= {"", *extras}
-    for text in requires(name) or []:
+    needed = requires(name) or []
+    seen[name] = known | {"", *extras}
+    for text in needed:
         requirement = Requirement(text)
         wanted = [extra for extra in ("", *extras) if requirement.marker is None or requirement.marker.evaluate({"extra": extra})]
         if wanted:
@@ -39,20 +40,12 @@ def main() -> None:
     """Write the file."""
     seen: dict[str, set[str]] = {}
     brought("minidetr", EXTRAS, seen)
-    lines = [f"{name}<={version(name).partition('+')[0]}" for name in sorted(seen) if not LEFT_OUT.fullmatch(name) and installed(name)]
+    listed = [name for name in sorted(seen) if not LEFT_OUT.fullmatch(name)]
+    lines = [f"{name}<={version(name).partition('+')[0]}" for name in listed]
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    head = f"# Written by `make constraints` after the tests passed on Python {python}; what it is for stands in .ci/constraints.py\n"
+    head = f"# Written by `make constraints` after the tests passed on Python {python}; what for says .ci/constraints.py\n"
     (ROOT / "constraints.txt").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
     print(f"constraints.txt: {len(lines)} packages")
-
-
-def installed(name: str) -> bool:
-    """Whether a package is here."""
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

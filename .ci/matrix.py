@@ -70,8 +70,8 @@ def main(chosen: list[str]) -> int:
     for name, (command, pins) in rows.items():
         if not chosen or name in chosen:
             python = environment(name, command, pins)
-            asked = [python, "-c", "import torch, platform; print(f'Python {platform.python_version()}, torch {torch.__version__}')"]
-            versions = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+            code = "import torch, platform; print(f'Python {platform.python_version()}, torch {torch.__version__}')"
+            versions = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
             passed, line = tested(name, python)
             every &= passed
             table.append(f"{name:14} {versions:34} {line}")

@@ -33,7 +33,7 @@ def test_commands_parse(command: str) -> None:
 
 
 def test_make_targets_exist() -> None:
-    targets = re.findall(r"`?make ([a-z]+)", TEXT)
+    targets = re.findall(r"`?make ([a-z-]+)", TEXT)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert {"demo", "test"} <= set(targets)
     assert [target for target in targets if f"\n{target}:" not in makefile] == []

@@ -34,7 +34,7 @@ SET_UP = """\
 import sys
 
 if "google.colab" in sys.modules:  # on Colab only: everywhere else minidetr is installed already
-    %pip install -q "minidetr[notebooks] @ git+{address}@v{version}"
+    %pip install -q -c {raw}/v{version}/constraints.txt "minidetr[colab] @ git+{address}@v{version}"
 """
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
@@ -96,7 +96,8 @@ def stamp(path: Path, project: dict[str, Any]) -> None:
         if cell.cell_type == "markdown":
             cell.source = ANY_BADGE.sub(badge, cell.source)
         elif "google.colab" in cell.source:
-            cell.source = SET_UP.format(address=address, version=project["version"]).rstrip()
+            raw = address.replace("https://github.com/", "https://raw.githubusercontent.com/")
+            cell.source = SET_UP.format(address=address, raw=raw, version=project["version"]).rstrip()
     nbformat.write(notebook, path)
 
 
