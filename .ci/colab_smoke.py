@@ -66,9 +66,13 @@ def main() -> None:
             raw = address.replace("https://github.com", "https://raw.githubusercontent.com")
             for part in (f"git+{address}@{tag}", f"{raw}/{tag}/constraints.txt"):
                 assert part in set_up.source, f"{path.name}: the set-up cell does not hold {part}"
-            set_up.source = set_up.source.replace(f"git+{address}@", f"git+{clone.as_uri()}@")
+            set_up.source = set_up.source.replace(f"git+{address}@", f"git+file://localhost{clone.as_posix()}@")
             set_up.source = set_up.source.replace(f"{raw}/{tag}/constraints.txt", f"{clone}/constraints.txt")
-            NotebookClient(notebook, timeout=600, kernel_name="hosted", resources={"metadata": {"path": str(work)}}).execute()
+            client = NotebookClient(notebook, timeout=600, kernel_name="hosted", resources={"metadata": {"path": str(work)}})
+            try:
+                client.execute()
+            finally:  # what pip said in it stops nothing by itself
+                print("".join(output.get("text", "") for output in set_up.outputs), flush=True)
             count = sum(cell.cell_type == "code" for cell in notebook.cells)
             print(f"{path.name}: {count} cells", flush=True)
         torch_after = run(python, "-c", "import torch, numpy; print(torch.__version__, numpy.__version__)")
