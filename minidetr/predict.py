@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from minidetr.data.coco import whole_folder
 from minidetr.data.images import open_image, read_image
+from minidetr.data.names import PHOTO_SUFFIXES
 from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Category, Panoptic, encode_ids, write_json, write_png
 from minidetr.plot import labelled_overlay
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 WRITTEN = ("panoptic.json", "panoptic", "overlays")  # what `segment_into` puts into its folder
 
 

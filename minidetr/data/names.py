@@ -1,0 +1,106 @@
+"""Names of photos: what counts as an extension, which PNG belongs to a photo, and which file a name from elsewhere means."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from minidetr.errors import InputError
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
+
+
+def stem_of(name: str) -> str:
+    """A photo's path without its extension: "south/001.jpg" -> "south/001"; "frame.001" has none and stays as it is."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix.lower() in PHOTO_SUFFIXES and path.stem else str(path)
+
+
+def png_names(names: Sequence[str]) -> list[str]:
+    """The PNG of every photo, by the photos' paths below their folder, each another one even where case is ignored.
+
+    a/1.jpg -> a/1.png; where two photos would have the same one, both keep their extensions: 1.jpg.png and 1.png.png.
+    """
+    stems = [stem_of(name) for name in names]
+    count = Counter(stem.casefold() for stem in stems)
+    chosen: list[str] = []
+    used: set[str] = set()
+    for name, stem in zip(names, stems, strict=True):
+        png = f"{stem}.png" if count[stem.casefold()] == 1 else f"{PurePosixPath(name)}.png"
+        number = 2
+        while png.casefold() in used:  # A.jpg beside a.jpg, or a.jpg.webp beside a.jpg and a.png
+            png = f"{PurePosixPath(name)}-{number}.png"
+            number += 1
+        used.add(png.casefold())
+        chosen.append(png)
+    return chosen
+
+
+class Finder:
+    """The files below a folder, found by names that other tools wrote: with a folder or a drive in front, backslashes, URL escapes,
+    another Unicode form or case. The folder is listed when it is first asked; nothing outside of it is ever found."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._files: dict[tuple[str, ...], list[str]] | None = None
+
+    def find(self, name: str) -> str | None:
+        """The path below the folder, with "/", of the one file that `name` means; None if there is none.
+
+        A file of exactly that name comes first. Else the longest end of the name that fits a file decides, as "b/c.jpg" of
+        "a/b/c.jpg" does. Raises InputError where two files fit equally well.
+        """
+        if safe(name) and (self.folder / name).is_file():
+            return PurePosixPath(name).as_posix()
+        parts = key_of(name)
+        for start in range(len(parts)):
+            fitting = self.files().get(parts[start:], [])
+            if len(fitting) > 1:
+                raise InputError(f"{name!r} may be {fitting[0]} or {fitting[1]} in {self.folder}: rename or remove one of them")
+            if fitting:
+                return fitting[0]
+        return None
+
+    def files(self) -> dict[tuple[str, ...], list[str]]:
+        """Every end of every file's path -> the files that have it; whole paths before ends of others."""
+        if self._files is None:
+            whole: dict[tuple[str, ...], list[str]] = defaultdict(list)
+            ends: dict[tuple[str, ...], list[str]] = defaultdict(list)
+            for path in files_below(self.folder):
+                parts = key_of(path)
+                whole[parts].append(path)
+                for start in range(1, len(parts)):
+                    ends[parts[start:]].append(path)
+            self._files = {**ends, **whole}
+        return self._files
+
+
+def files_below(folder: Path) -> list[str]:
+    """The paths of all files below a folder, sorted, with "/"; links that lead out of it, and hidden files, are left out."""
+    inside = os.path.realpath(folder)
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            path = os.path.join(place, name)
+            if not name.startswith(".") and (not os.path.islink(path) or Path(os.path.realpath(path)).is_relative_to(inside)):
+                found.append(Path(os.path.relpath(path, folder)).as_posix())
+    return sorted(found)
+
+
+def key_of(name: str) -> tuple[str, ...]:
+    """The parts of a name as they are compared: without drive, "." and "..", unescaped, in one Unicode form, case ignored."""
+    name = re.sub(r"^[a-z][a-z0-9+.-]*://[^/]*", "", name, flags=re.IGNORECASE)  # of an address the path alone
+    name = unicodedata.normalize("NFC", unquote(name.partition("?d=")[2] or name)).casefold()  # Label Studio: /data/local-files/?d=
+    parts = name.replace("\\", "/").split("/")
+    return tuple(part for part in parts if part not in ("", ".", "..") and not re.fullmatch(r"[a-z]:", part))
+
+
+def safe(name: str) -> bool:
+    """Whether a name can be joined to a folder as it is."""
+    return bool(name) and "\0" not in name and "\\" not in name and not os.path.isabs(name) and ".." not in name.split("/")

@@ -1,0 +1,91 @@
+"""Names of photos: extensions, PNGs, and files found by names that other tools wrote."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from minidetr.data.names import Finder, png_names, stem_of
+from minidetr.errors import InputError
+
+
+def test_stems() -> None:
+    names = ("south/001.jpg", "frame.001", "a.JPEG", "v1.2/photo", ".jpg", "a.b.png")
+    assert [stem_of(name) for name in names] == ["south/001", "frame.001", "a", "v1.2/photo", ".jpg", "a.b"]
+
+
+def test_every_photo_has_a_png_of_its_own() -> None:
+    assert png_names(["south/1.jpg", "north/1.jpg", "frame.001", "frame.002"]) == [
+        "south/1.png",
+        "north/1.png",
+        "frame.001.png",
+        "frame.002.png",
+    ]
+    assert png_names(["a.jpg", "a.png", "b.jpg"]) == ["a.jpg.png", "a.png.png", "b.png"]
+    odd = png_names(["A.jpg", "a.jpg", "a.png", "a.jpg.webp", "a.jpg.png"])
+    assert len({name.casefold() for name in odd}) == 5
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "a.jpg",
+        "south/b c.jpg",
+        "south/d.jpg",
+        "north/d.jpg",
+        "x/y/z.png",
+        unicodedata.normalize("NFC", "é.jpg"),
+        "50%20.jpg",
+    ):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("a.jpg", "a.jpg"),
+        ("A.JPG", "a.jpg"),
+        ("images/train/a.jpg", "a.jpg"),
+        ("/home/someone/photos/a.jpg", "a.jpg"),
+        ("C:\\Users\\me\\photos\\a.jpg", "a.jpg"),
+        ("..\\..\\media\\upload\\a.jpg", "a.jpg"),
+        ("south\\b c.jpg", "south/b c.jpg"),
+        ("south/b%20c.jpg", "south/b c.jpg"),
+        ("b c.jpg", "south/b c.jpg"),
+        ("project/south/d.jpg", "south/d.jpg"),
+        ("y/z.png", "x/y/z.png"),
+        (unicodedata.normalize("NFD", "é.jpg"), unicodedata.normalize("NFC", "é.jpg")),
+        ("%C3%A9.jpg", unicodedata.normalize("NFC", "é.jpg")),
+        ("50%20.jpg", "50%20.jpg"),
+        ("https://example.org/data/a.jpg", "a.jpg"),
+        ("/data/local-files/?d=south/d.jpg", "south/d.jpg"),
+        ("../secret.jpg", None),
+        ("../photos/a.jpg", "a.jpg"),
+        ("b.jpg", None),
+        ("", None),
+        ("a\0.jpg", None),
+    ],
+)
+def test_names_of_other_tools(folder: Path, name: str, file: str | None) -> None:
+    assert Finder(folder).find(name) == file
+
+
+def test_two_files_that_fit_are_both_named(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"north/d\.jpg or south/d\.jpg"):
+        Finder(folder).find("d.jpg")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_links_that_lead_out_are_not_found(folder: Path) -> None:
+    (folder / "out.jpg").symlink_to(folder.parent / "secret.jpg")
+    (folder / "in.jpg").symlink_to(folder / "a.jpg")
+    finder = Finder(folder)
+    assert "out.jpg" not in sum(finder.files().values(), [])
+    assert finder.find("somewhere/in.jpg") == "in.jpg"
