@@ -49,6 +49,15 @@ def add_assemble(commands: Commands) -> None:
         help="stuff categories: names, ids and ranges, such as 1-16 or sky,ground,7 (default: those with isthing 0)",
     )
     parser.add_argument("--under", type=Path, metavar="DIR", help="stuff that label-stuff wrote, for pixels that nobody annotated")
+    parser.add_argument(
+        "--crowds",
+        choices=("as-crowds", "as-objects"),
+        default="as-crowds",
+        help="things with iscrowd 1, as CVAT writes every mask: crowds, which are not trained on, or objects (default: as-crowds)",
+    )
+    parser.add_argument(
+        "--skip-missing", action="store_true", help="leave out, and count, annotations without image and images without photo"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in OUT")
 
 
@@ -58,7 +67,17 @@ def run_assemble(arguments: Arguments) -> None:
 
     photos = None if arguments.photos == "-" else Path(arguments.photos)
     stuff = [text.strip() for text in arguments.stuff.split(",")] if arguments.stuff is not None else None
-    report = assemble(arguments.export, photos, arguments.out, arguments.order, stuff, arguments.under, arguments.overwrite)
+    report = assemble(
+        arguments.export,
+        photos,
+        arguments.out,
+        arguments.order,
+        stuff,
+        arguments.under,
+        arguments.overwrite,
+        arguments.skip_missing,
+        arguments.crowds,
+    )
     print(f"{arguments.export} -> {arguments.out} (panoptic.json, panoptic/, detection.json{', images/' if photos else ''})")
     print(report.summary())
 

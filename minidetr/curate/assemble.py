@@ -16,19 +16,25 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minidetr.curate.export import Export, ExportImage, read_export
+from minidetr.curate.export import EXPORT_FINDINGS, Export, ExportImage, read_export
 from minidetr.curate.outlines import Outline, name_of, outlines_of
 from minidetr.data.coco import measured, read_panoptic_json
+from minidetr.data.foreign import READINGS
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
 from minidetr.errors import InputError
 from minidetr.panoptic import Category, decode_ids, encode_ids, path_inside, write_json, write_png
 from minidetr.predict import PHOTO_SUFFIXES, output_folder
 
+CROWDS = ("as-crowds", "as-objects")
 ORDERS = ("smaller", "larger", "listed")
 WRITTEN = ("panoptic.json", "panoptic", "detection.json", "images")
 
 # What an export may hold beside plain outlines, and what is done about it: nothing is changed or left out without being counted.
 FINDINGS = {
+    **EXPORT_FINDINGS,
+    **READINGS,
+    "turned-box": "box with a rotation in its attributes (CVAT): drawn turned about its centre",
+    "unreadable": "photo that can't be read: left out with its annotations",
     "rectangle": "annotation has no outline, only a box: drawn as that rectangle",
     "thin": "polygon has fewer than three points: left out",
     "hole": "polygon winds the other way inside another of its annotation: cut out of it as a hole",
@@ -67,7 +73,8 @@ class Assembled:
         for kind, text in FINDINGS.items():
             if places := self.findings.get(kind):
                 more = f" and {len(places) - 3} more" if len(places) > 3 else ""
-                lines.append(f"{len(places):6d} x {text} ({', '.join(places[:3])}{more})")
+                line = f"{len(places):6d} x {text} ({', '.join(places[:3])}{more})"
+                lines.insert(0, f"ATTENTION:{line}") if kind == "crowd-class" else lines.append(line)
         return "\n".join(lines)
 
 
@@ -79,6 +86,8 @@ def assemble(
     stuff: Sequence[str] | None = None,
     under: str | Path | None = None,
     overwrite: bool = False,
+    skip_missing: bool = False,
+    crowds: str = "as-crowds",
 ) -> Assembled:
     """Write OUT/panoptic.json, OUT/panoptic/*.png, OUT/detection.json (a box a segment) and OUT/images, whole or not at all.
 
@@ -88,16 +97,24 @@ def assemble(
     - `order` says what lies on top among outlines of a kind: the "smaller", the "larger", or what is "listed" later.
     - `stuff` names the stuff categories: names, ids and ranges of ids such as "1-16". None: what the categories' `isthing` says,
       and without one a category is of things, which is what people draw by hand.
+    - `skip_missing` leaves out, and counts, annotations of unlisted images, and images whose photo is missing or can't be read.
+    - `crowds`: "as-crowds" keeps things with `iscrowd` 1 as crowds, which are not trained on; "as-objects" reads them as objects.
     - `under` is a folder that `label_stuff` wrote. Its segments fill the pixels that no annotation covers; classes of the same
       name are the same class, new ones get new ids.
 
     Areas and boxes are those of the pixels that remain. Pixels of nothing are void (0). Raises InputError for what cannot be
     drawn, naming the file, the annotation and the field; what can be drawn with a remark is counted in the result's findings.
     """
-    export = read_export(export_json, stuff)
+    if crowds not in CROWDS:
+        raise InputError(f"crowds must be one of {', '.join(CROWDS)}, not {crowds!r}")
+    if photos_dir is not None and not Path(photos_dir).is_dir():
+        raise InputError(f"{photos_dir} is not a folder: give the folder of the photos, or - to do without")
+    export = read_export(export_json, stuff, photos_dir, skip_missing, crowds)
     below = PredictedStuff(Path(under), export) if under is not None else None
     categories = below.categories if below else export.categories
     report = Assembled(stuff_names=[c.name for c in categories.values() if not c.is_thing])
+    for kind, places in export.remarks.items():
+        report.findings[kind] += [where for _, where in places]
     photos = find_photos_of(export, Path(photos_dir), report) if photos_dir is not None else {}
     images: list[dict] = []
     panoptic: list[dict] = []
@@ -107,6 +124,9 @@ def assemble(
         for image in tqdm(export.images, desc="assembling", unit="image", disable=None):
             if photos:
                 target = part / "images" / image.file_name
+                if skip_missing and (reason := unreadable(photos[image.id])):
+                    report.findings["unreadable"].append(reason)
+                    continue
                 image, way = place_photo(photos[image.id], image, target, export.path, report)
                 ways[way] += 1
             if image.size is None:
@@ -118,11 +138,10 @@ def assemble(
             outlines = outlines_of(annotations, categories, image.size, export.path, report.findings)
             segment_ids, segments = draw(outlines, image.size, order, report.findings, stuff_below)
 
-            png_name = Path(image.file_name).with_suffix(".png").as_posix()
-            write_png(part / "panoptic" / png_name, encode_ids(segment_ids))
+            write_png(part / "panoptic" / image.png, encode_ids(segment_ids))
             height, width = image.size
             images.append({"id": image.id, "file_name": image.file_name, "height": height, "width": width})
-            panoptic.append({"image_id": image.id, "file_name": png_name, "segments_info": segments})
+            panoptic.append({"image_id": image.id, "file_name": image.png, "segments_info": segments})
             for s in segments:
                 detection.append({**s, "id": len(detection) + 1, "image_id": image.id, "segment_id": s["id"]})
                 report.things += categories[s["category_id"]].is_thing
@@ -133,6 +152,8 @@ def assemble(
         listed = [category.to_json() for category in categories.values()]
         write_json(part / "panoptic.json", {"images": images, "annotations": panoptic, "categories": listed})
         write_json(part / "detection.json", {"images": images, "annotations": detection, "categories": listed})
+        if not images:
+            raise InputError(f"{export.path}: no image is left to assemble")
     if ways:
         report.photos = ", ".join(f"{way} ({number})" for way, number in ways.items())
     return report
@@ -197,19 +218,29 @@ def draw(
 # --- photos -------------------------------------------------------------------------------------------------------------------
 
 
-def find_photos_of(export: Export, folder: Path, report: Assembled) -> dict[int, Path]:
+def find_photos_of(export: Export, folder: Path, report: Assembled) -> dict[int | str, Path]:
     """The photo of every image, by image id. Raises InputError naming the first that is missing and how many are."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: give the folder of the photos, or - to do without")
     photos = {image.id: path_inside(folder, image.file_name, export.path) for image in export.images}
     missing = [path for path in photos.values() if not path.is_file()]
     if missing:
         more = f" (and {len(missing) - 1} more of {len(photos)})" if len(missing) > 1 else ""
-        raise InputError(f"{missing[0]}{more} is not there, but {export.path} names it in 'images': add it or remove its entry")
+        raise InputError(
+            f"{missing[0]}{more} is not there, but {export.path} names it in 'images': add it, remove its entry, or leave such images "
+            "out with --skip-missing"
+        )
     wanted = set(photos.values())
     others = [path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path not in wanted]
     report.findings["extra"] += sorted(path.relative_to(folder).as_posix() for path in others)
     return photos
+
+
+def unreadable(photo: Path) -> str:
+    """Why a photo can't be read; an empty text where it can."""
+    try:
+        open_image(photo)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def place_photo(photo: Path, image: ExportImage, target: Path, export: Path, report: Assembled) -> tuple[ExportImage, str]:

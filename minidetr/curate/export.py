@@ -3,40 +3,72 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from minidetr.curate.outlines import name_of
-from minidetr.data.coco import read_category, read_file_name, read_value
+from minidetr.data.coco import read_category, read_file_name, read_id, read_value
+from minidetr.data.foreign import LEFT_OUT, Remarks, new_remarks, plain
+from minidetr.data.names import Finder, png_names
 from minidetr.errors import InputError
 from minidetr.panoptic import MAX_PIXELS, Category, read_json
 
 
 @dataclass(frozen=True)
 class ExportImage:
-    """An image of the export. `size` is (height, width) in pixels, None where the export does not say."""
+    """An image of the export. `size` is (height, width) in pixels, None where the export does not say; `png` names its ids' PNG."""
 
-    id: int
+    id: int | str
     file_name: str
     size: tuple[int, int] | None
+    png: str
 
 
 @dataclass
 class Export:
-    """A checked export: `annotations` are its entries as they are, by image id, in the order of the file."""
+    """A checked export: `annotations` are its entries in the plain form, by image id, in the order of the file.
+
+    `remarks` tell what was read otherwise than written, or left out: kinds of `data.foreign.READINGS` and of `EXPORT_FINDINGS`.
+    """
 
     path: Path
     categories: dict[int, Category]
     images: list[ExportImage]
-    annotations: dict[int, list[dict]]
+    annotations: dict[int | str, list[dict]]
+    remarks: Remarks
 
 
-def read_export(path: str | Path, stuff: Sequence[str] | None = None) -> Export:
-    """Read and check a COCO detection file: its lists and the ids in them. `stuff` as `assemble` says. Raises InputError."""
-    path = Path(path)
-    content = read_json(path, "the annotation export, a COCO JSON file")
+EXPORT_FINDINGS = {
+    "orphan": "annotation of an image that is not listed: left out",
+    "no-photo": "image whose photo is not in the folder: left out with its annotations",
+    "crowd-class": "class nearly all of whose annotations are crowds, which training and evaluation leave out; "
+    "CVAT writes that for every brush or AI mask: --crowds as-objects reads them as objects",
+    "crowd-read": "crowd read as an object",
+    "name-twice": "category name that two categories share: two classes of one name",
+}
+CROWDED = 0.9  # of a class's annotations: a class of crowds
+
+
+def read_export(
+    path: str | Path,
+    stuff: Sequence[str] | None = None,
+    photos: str | Path | None = None,
+    skip_missing: bool = False,
+    crowds: str = "as-crowds",
+) -> Export:
+    """Read and check a COCO detection file, in whatever form other tools write it (see `data.foreign`).
+
+    `stuff`, `skip_missing` and `crowds` as `assemble` says; `photos` is the folder in which file names are looked for (None: they
+    are taken as written). Raises InputError, naming the file, the entry and the field.
+    """
+    path, remarks = Path(path), new_remarks()
+    finder = Finder(photos) if photos is not None else None
+    content = plain(read_json(path, "the annotation export, a COCO JSON file"), remarks, finder)
+    if remarks["name-unclear"]:
+        raise InputError(f"{path}: {remarks['name-unclear'][0][1]}")
 
     categories: dict[int, Category] = {}
     for where, entry in _list(content, "categories", path):
@@ -44,45 +76,74 @@ def read_export(path: str | Path, stuff: Sequence[str] | None = None) -> Export:
         category = read_category({**entry, **says} if isinstance(entry, dict) else entry, where)
         if category.id in categories:
             raise InputError(f"{where}: the category id {category.id} occurs twice, give each category its own")
+        if any(category.name == other.name for other in categories.values()):
+            remarks["name-twice"].append(("", f"{category.name!r}"))
         categories[category.id] = category
     if stuff is not None:
         chosen = chosen_ids(stuff, categories, path)
         categories = {i: replace(c, is_thing=i not in chosen) for i, c in categories.items()}
 
-    images: dict[int, ExportImage] = {}
-    stems: dict[str, str] = {}
+    found: dict[int | str, tuple[str, tuple[int, int] | None]] = {}
+    without_photo: set[int | str] = set()
     for where, entry in _list(content, "images", path):
-        image_id, name = read_value(entry, "id", int, where), read_file_name(entry, where)
-        if image_id in images:
+        image_id, name = read_id(entry, "id", where), read_file_name(entry, where)
+        if image_id in found or image_id in without_photo:
             raise InputError(f"{where}: the image id {image_id} occurs twice, give each image its own")
-        stem = Path(name).with_suffix("").as_posix().casefold()
-        if other := stems.get(stem):
-            raise InputError(f"{where}: {name} and {other} would have the same PNG: rename one of them")
-        stems[stem] = name
-        images[image_id] = ExportImage(image_id, name, _size(entry, where))
+        if skip_missing and finder is not None and not (finder.folder / name).is_file():
+            remarks["no-photo"].append((name, name))
+            without_photo.add(image_id)
+            continue
+        found[image_id] = name, _size(entry, where)
+    pngs = png_names([name for name, _ in found.values()])
+    images = [ExportImage(i, name, size, png) for (i, (name, size)), png in zip(found.items(), pngs, strict=True)]
 
-    annotations: dict[int, list[dict]] = {image_id: [] for image_id in images}
+    annotations: dict[int | str, list[dict]] = {image_id: [] for image_id in found}
+    orphans: list[str] = []
     for where, entry in _list(content, "annotations", path, may_be_empty=True):
-        image_id, category_id = read_value(entry, "image_id", int, where), read_value(entry, "category_id", int, where)
+        image_id, category_id = read_id(entry, "image_id", where), read_value(entry, "category_id", int, where)
         place = f"{where} ({name_of(entry)})"
-        if image_id not in images:
-            raise InputError(f"{place}: no image has the image_id {image_id}, add it to 'images' or remove the annotation")
         if category_id not in categories:
             raise InputError(f"{place}: no category has the category_id {category_id}, add it to 'categories'")
         if entry.get("iscrowd", 0) not in (0, 1):
             raise InputError(f"{place}: the field 'iscrowd' must be 0 or 1, but is {entry['iscrowd']!r}")
-        annotations[image_id].append(entry)
-    return Export(path, categories, list(images.values()), annotations)
+        if image_id in found:
+            annotations[image_id].append(entry)
+        elif image_id not in without_photo:
+            orphans.append(f"{place}: no image has the image_id {image_id!r}")
+            remarks["orphan"].append(("", place))
+    if orphans and not skip_missing:
+        more = f" ({len(orphans)} such annotations)" if len(orphans) > 1 else ""
+        raise InputError(f"{orphans[0]}{more}: add it to 'images', remove the annotation, or leave them out with --skip-missing")
+    _judge_crowds(annotations, categories, crowds, remarks)
+    return Export(path, categories, images, annotations, remarks)
+
+
+def _judge_crowds(annotations: dict[int | str, list[dict]], categories: dict[int, Category], crowds: str, remarks: Remarks) -> None:
+    """Read crowds as objects where asked to; else remark on classes of things that are nearly all crowds."""
+    of_things = [entry for entries in annotations.values() for entry in entries if categories[entry["category_id"]].is_thing]
+    if crowds == "as-objects":
+        for entry in of_things:
+            if entry.get("iscrowd"):
+                entry["iscrowd"] = 0
+                remarks["crowd-read"].append(("", name_of(entry)))
+        return
+    every = Counter(entry["category_id"] for entry in of_things)
+    crowded = Counter(entry["category_id"] for entry in of_things if entry.get("iscrowd"))
+    for category_id, count in crowded.items():
+        if count >= CROWDED * every[category_id]:
+            remarks["crowd-class"].append(("", f"{categories[category_id].name}: {count} of {every[category_id]}"))
 
 
 def chosen_ids(choice: Sequence[str], categories: dict[int, Category], path: Path) -> set[int]:
     """Names, ids and ranges of ids ("1-16") -> the ids of those categories."""
-    by_name = {category.name: category.id for category in categories.values()}
+    by_name: dict[str, set[int]] = defaultdict(set)
+    for category in categories.values():
+        by_name[category.name].add(category.id)
     chosen: set[int] = set()
     for text in choice:
         span = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
         if text in by_name:
-            found = {by_name[text]}
+            found = by_name[text]
         elif span:
             first, last = int(span[1]), int(span[2] or span[1])
             found = {i for i in categories if first <= i <= last}
@@ -98,15 +159,14 @@ def _list(content: dict, key: str, path: Path, may_be_empty: bool = False) -> li
     entries = content.get(key)
     if not isinstance(entries, list) or not (entries or may_be_empty):
         raise InputError(f"{path} has no list '{key}', or it is empty: it must list images, annotations and categories")
-    return [(f"{path}: {key}[{index}]", entry) for index, entry in enumerate(entries)]
+    places = ((f"{path}: {key}[{index}]", entry) for index, entry in enumerate(entries))
+    return [(place, entry) for place, entry in places if not (isinstance(entry, dict) and LEFT_OUT in entry)]
 
 
 def _size(entry: dict, where: str) -> tuple[int, int] | None:
-    if entry.get("height") is None and entry.get("width") is None:
+    if "height" not in entry:  # the plain form has both, or none
         return None
-    height, width = read_value(entry, "height", int, where), read_value(entry, "width", int, where)
-    if height < 1 or width < 1:
-        raise InputError(f"{where}: the fields 'height' and 'width' must be above 0, but are {height} and {width}")
+    height, width = entry["height"], entry["width"]
     if height * width > MAX_PIXELS:
         raise InputError(f"{where}: 'height' and 'width' are {height} and {width}, more than {MAX_PIXELS // 10**6} million pixels")
     return height, width

@@ -51,9 +51,9 @@ def outlines_of(
         if isinstance(segmentation, dict):
             window, mask = (slice(0, size[0]), slice(0, size[1])), mask_of_counts(segmentation, size, where)
         else:
-            if not segmentation:
+            if not segmentation or "bbox" in annotation and too_thin(segmentation):
                 segmentation = [rectangle_of(annotation, where)]
-                findings["rectangle"].append(name)
+                findings["turned-box" if rotation_of(annotation) else "rectangle"].append(name)
             window, mask = mask_of_polygons(segmentation, size, where, name, findings)
         area = int(np.count_nonzero(mask))
         if not area:
@@ -163,14 +163,30 @@ def counts_of_text(text: str) -> list[int] | None:
 
 
 def rectangle_of(annotation: dict, where: str) -> list[float]:
-    """The box of an annotation without an outline, as a polygon."""
+    """The box of an annotation without an outline, as a polygon; turned about its centre, as CVAT's `attributes.rotation` says."""
     try:
         x, y, width, height = (float(value) for value in annotation["bbox"])
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{where} has no outline in 'segmentation' and no four numbers in 'bbox': redraw it") from None
     if not np.isfinite([x, y, width, height]).all() or width < 0 or height < 0:
         raise InputError(f"{where} has the 'bbox' {annotation['bbox']}, but x, y, width, height must be finite, sizes not negative")
-    return [x, y, x + width, y, x + width, y + height, x, y + height]
+    corners = np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
+    if angle := np.radians(rotation_of(annotation)):
+        centre, turn = corners.mean(0), np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        corners = (corners - centre) @ turn + centre  # clockwise as one sees it, for y runs down
+    return corners.ravel().tolist()
+
+
+def rotation_of(annotation: dict) -> float:
+    """Degrees, clockwise, by which the box of an annotation is turned; 0 where nothing says so."""
+    attributes = annotation.get("attributes")
+    rotation: Any = attributes.get("rotation") if isinstance(attributes, dict) else None
+    return float(rotation) % 360 if type(rotation) in (int, float) and np.isfinite(rotation) else 0.0
+
+
+def too_thin(segmentation: Any) -> bool:
+    """Whether every polygon is a list of fewer than three points, so that nothing could be drawn."""
+    return isinstance(segmentation, list) and all(isinstance(polygon, list) and len(polygon) < 6 for polygon in segmentation)
 
 
 def points_of(polygon: Any, place: str) -> np.ndarray:

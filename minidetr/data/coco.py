@@ -207,8 +207,16 @@ def read_value(entry: Any, key: str, kind: type, where: str) -> Any:
     value = entry.get(key) if isinstance(entry, dict) else None
     if type(value) is not kind:  # not isinstance: True is no id
         kind_name = {int: "a whole number", str: "a text", list: "a list"}[kind]
-        raise InputError(f"{where}: the field '{key}' must be {kind_name}, but is {'missing' if value is None else repr(value)}")
+        raise InputError(f"{where}: the field '{key}' must be {kind_name}, but is {_shown(value)}")
     return value
+
+
+def read_id(entry: Any, key: str, where: str) -> int | str:
+    """An image's id: any whole number or text, for it is only compared."""
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if type(value) is int or isinstance(value, str) and value:
+        return value
+    raise InputError(f"{where}: the field '{key}' must be a whole number or a text, but is {_shown(value)}")
 
 
 def read_category(entry: Any, where: str) -> Category:
@@ -247,6 +255,10 @@ def _check_segments(segments: list, categories: dict[int, Category], where: str)
         if segment.get("iscrowd", 0) not in (0, 1):
             raise InputError(f"{place}: the field 'iscrowd' must be 0 or 1, but is {segment['iscrowd']!r}")
         seen.add(segment_id)
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else repr(value)
 
 
 def _some(values: set | list) -> str:

@@ -349,10 +349,8 @@ def put(kind, index, **values):
         (lambda content: content.pop("annotations"), "no list 'annotations'"),
         (lambda content: content["categories"].clear(), "no list 'categories'"),
         (put("images", 1, id=1), r"images\[1\]: the image id 1 occurs twice"),
-        (put("images", 1, file_name="A.jpg"), r"images\[1\]: A\.jpg and a\.png would have the same PNG"),
-        (put("images", 1, file_name="../c.jpg"), r"images\[1\].*must lie inside"),
-        (put("images", 1, width="5"), r"images\[1\].*'width'"),
-        (put("images", 1, width=0), r"images\[1\].*above 0"),
+        (put("images", 1, file_name="../d.jpg"), r"images\[1\].*must lie inside"),
+        (put("images", 1, width=10**6, height=10**6), r"images\[1\].*more than 90 million pixels"),
         (put("categories", 1, id=1), r"categories\[1\].* 1 occurs twice"),
         (put("categories", 1, isthing="no"), r"categories\[1\].*'isthing'"),
         (put("categories", 1, name=None), r"categories\[1\].*'name'"),
@@ -371,6 +369,59 @@ def test_a_broken_export_is_refused_and_nothing_is_written(export, tmp_path, cha
     with pytest.raises(InputError, match=message):
         assemble(export, tmp_path / "photos", tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["export.json", "photos"]
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        (put("images", 1, file_name="../c.jpg"), "name-found"),
+        (put("images", 1, width="5"), "id-text"),
+        (put("images", 1, width=0), "size-unsaid"),
+        (put("annotations", 0, image_id="1"), "id-text"),
+        (put("annotations", 0, iscrowd=None), "flag-text"),
+        (put("categories", 2, name="sky"), "name-twice"),
+    ],
+)
+def test_what_means_one_thing_only_is_read_and_told(export, tmp_path, change, finding):
+    assemble(export, tmp_path / "photos", tmp_path / "right")
+    edit(export, change)
+    report = assemble(export, tmp_path / "photos", tmp_path / "out")
+    assert len(report.findings[finding]) == 1
+    for name in ("panoptic/a.png", "panoptic/b/c.png"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "right" / name).read_bytes()
+
+
+def test_a_class_of_crowds_is_said_loudly_and_can_be_read_as_objects(export, tmp_path):
+    """CVAT's exporter writes iscrowd 1 for every brush or AI mask (cvat#4185 and others)."""
+    edit(export, lambda content: [entry.update(iscrowd=1) for entry in content["annotations"]])
+    report = assemble(export, tmp_path / "photos", tmp_path / "out")
+    assert report.summary().startswith("ATTENTION:") and "--crowds as-objects" in report.summary().splitlines()[0]
+    crowds = [s["iscrowd"] for _, _, entries in map(CocoPanoptic.from_folder(tmp_path / "out").read, range(2)) for s in entries]
+    report = assemble(export, tmp_path / "photos", tmp_path / "objects", crowds="as-objects")
+    objects = [
+        s["iscrowd"] for _, _, entries in map(CocoPanoptic.from_folder(tmp_path / "objects").read, range(2)) for s in entries
+    ]
+    assert any(crowds) and not any(objects) and len(report.findings["crowd-read"]) == sum(crowds)
+
+
+def test_orphans_are_left_out_when_asked(export, tmp_path):
+    def spoil(content):
+        content["annotations"].append(content["annotations"][0] | {"id": 90, "image_id": 77})
+        content["images"].append({"id": 3, "file_name": "gone.jpg", "width": 4, "height": 4})
+        content["annotations"].append(content["annotations"][0] | {"id": 91, "image_id": 3})
+        content["images"].append({"id": 4, "file_name": "broken.jpg", "width": 4, "height": 4})
+
+    edit(export, spoil)
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no photo")
+    with pytest.raises(InputError, match=r"no image has the image_id 77.*--skip-missing"):
+        assemble(export, tmp_path / "photos", tmp_path / "out")
+    report = assemble(export, tmp_path / "photos", tmp_path / "out", skip_missing=True)
+    assert report.images == 2 and len(CocoPanoptic.from_folder(tmp_path / "out")) == 2
+    assert {kind: len(report.findings[kind]) for kind in ("orphan", "no-photo", "unreadable")} == {
+        "orphan": 1,
+        "no-photo": 1,
+        "unreadable": 1,
+    }
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"[" * 100_000])
