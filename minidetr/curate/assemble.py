@@ -225,8 +225,8 @@ def find_photos_of(export: Export, folder: Path, report: Assembled) -> dict[int 
     if missing:
         more = f" (and {len(missing) - 1} more of {len(photos)})" if len(missing) > 1 else ""
         raise InputError(
-            f"{missing[0]}{more} is not there, but {export.path} names it in 'images': add it, remove its entry, or leave such images "
-            "out with --skip-missing"
+            f"{missing[0]}{more} is not there, but {export.path} names it in 'images': add it, remove its entry, or leave out such "
+            "images with --skip-missing"
         )
     wanted = set(photos.values())
     others = [path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path not in wanted]
