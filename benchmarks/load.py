@@ -1,10 +1,11 @@
 """Does memory grow? Evaluate thousands of predictions and train over thousands of scenes, and note the peak on the way.
 
-    python -m benchmarks.load --predictions 5000 --scenes 20000
+    python -m benchmarks.load --predictions 5000 --scenes 20000 --images 118287
 
 Predictions are rendered scenes of 64 x 64 pixels with their segments moved by a few pixels, written as files. The training is the
 `tiny` preset on 64 x 64 pixels, boxes alone, one pass over the scenes, read by this process. Peaks are the process's own (resident
-memory, `ru_maxrss`), each part in a process of its own.
+memory, `ru_maxrss`), each part in a process of its own. `--images` makes a panoptic JSON of COCO's size up (118,287 images with
+11.5 segments each), reads it as training does, and sends 8 loader processes over all of its entries once.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
-from minidetr.data.coco import measured
+from minidetr.data.coco import CocoPanoptic, measured
 from minidetr.evaluate import panoptic_quality
 from minidetr.panoptic import encode_ids
 from minidetr.scenes.dataset import SceneData
 from minidetr.training import loop
 from minidetr.training.report import Report
 
+LARGE = 118_287  # images of COCO's train2017
 FIRST = 1000  # images after which the first peak is noted
 SIZE = 64
 
@@ -110,6 +113,78 @@ def train(folder: Path, scenes: int, batch_size: int) -> None:
     )
 
 
+def write_large_json(path: Path, images: int) -> int:
+    """A panoptic JSON of so many images, 11.5 segments each on average, as COCO's train2017; returns how many segments."""
+    rng = np.random.default_rng(0)
+    categories = [{"id": i, "name": f"class {i}", "isthing": int(i <= 80)} for i in range(1, 134)]
+    count = 0
+    with path.open("w") as file:
+        listed = ({"id": n, "file_name": f"{n:012d}.jpg", "height": 480, "width": 640} for n in range(images))
+        file.write('{"categories": ' + json.dumps(categories) + ', "images": [' + ", ".join(map(json.dumps, listed)))
+        file.write('], "annotations": [')
+        for n in range(images):
+            ids = np.unique(rng.integers(1, 256**3, int(rng.integers(4, 20))))
+            segments = [
+                {
+                    "id": int(i),
+                    "category_id": int(i) % 133 + 1,
+                    "area": int(i) % 300000,
+                    "bbox": [int(i) % 640, 7, 100, 200],
+                    "iscrowd": 0,
+                }
+                for i in ids
+            ]
+            count += len(segments)
+            annotation = {"image_id": n, "file_name": f"{n:012d}.png", "segments_info": segments}
+            file.write(", " * (n > 0) + json.dumps(annotation))
+        file.write("]}")
+    return count
+
+
+def private() -> float:
+    """The memory that is this process's alone, in MB (Linux)."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024 / 1e6
+
+
+class Entries(Dataset):
+    """What a loader process touches of a data set for each image, but for the files; the last item tells its memory."""
+
+    def __init__(self, data: CocoPanoptic) -> None:
+        self.data, self.start = data, 0.0
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[int, float]:
+        self.start = self.start or private()
+        segments = self.data.index.entries(index)
+        grown = private() - self.start if index % 500 == 0 else 0.0
+        return len(segments) + 0 * len(self.data.file_names[index]) * len(self.data.index.pngs[index]), grown
+
+
+def read_large_json(folder: Path, images: int, processes: int) -> None:
+    """Seconds and memory of reading, then of an epoch over all entries in `processes` processes."""
+    for name in ("images", "panoptic"):
+        (folder / name).mkdir()
+    segments = write_large_json(folder / "panoptic.json", images)
+    before, began = private(), time.process_time()
+    data = CocoPanoptic.from_folder(folder)
+    seconds = time.process_time() - began
+    megabytes = (folder / "panoptic.json").stat().st_size / 1e6
+    print(
+        f"large JSON: {images} images, {segments} segments, {megabytes:.0f} MB: {seconds:.1f} s of CPU, "
+        f"{private() - before:.0f} MB kept, peak {peak():.0f} MB (before: {before:.0f} MB)",
+        flush=True,
+    )
+    loader = DataLoader(Entries(data), batch_size=100, shuffle=True, num_workers=processes, multiprocessing_context="fork")
+    counted, grown = 0, 0.0
+    for counts, growths in loader:
+        counted, grown = counted + int(counts.sum()), max(grown, float(growths.max()))
+    assert counted == segments
+    print(f"large JSON: an epoch over all entries in {processes} processes: at most {grown:.0f} MB more in each", flush=True)
+
+
 def apart(work: object, *given: object) -> None:
     """Run in a new process, whose peak is its own."""
     process = multiprocessing.get_context("spawn").Process(target=work, args=given)
@@ -124,11 +199,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--predictions", type=int, default=5000, help="0: none")
     parser.add_argument("--scenes", type=int, default=20_000, help="0: none")
+    parser.add_argument("--images", type=int, default=LARGE, help="of the large JSON; 0: none")
     parser.add_argument("--batch-size", type=int, default=10)
     parser.add_argument("--cache", type=Path, help="where to work (default: a temporary folder)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.cache) as name:
         folder = Path(name)
+        if given.images:
+            (folder / "large").mkdir()
+            apart(read_large_json, folder / "large", given.images, 8)
         if given.predictions:
             write_predictions(folder, given.predictions)
             apart(evaluate, folder)

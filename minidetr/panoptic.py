@@ -66,7 +66,7 @@ class Panoptic:
             segments.append(Segment(entry["id"], category_id, score, is_thing[category_id], area, (x, y, width, height)))
         return cls(segment_ids, segments)
 
-    def annotation(self, image_id: int, png_name: str) -> dict:
+    def annotation(self, image_id: int | str, png_name: str) -> dict:
         """The entry of a COCO panoptic file's `annotations`."""
         info = [
             {

@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from minidetr.curate.export import EXPORT_FINDINGS, Export, ExportImage, read_export
 from minidetr.curate.outlines import Outline, name_of, outlines_of
-from minidetr.data.coco import measured, read_panoptic_json
+from minidetr.data.coco import measured
 from minidetr.data.foreign import READINGS
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
+from minidetr.data.index import read_panoptic_json
 from minidetr.errors import InputError
 from minidetr.panoptic import Category, decode_ids, encode_ids, path_inside, write_json, write_png
 from minidetr.predict import PHOTO_SUFFIXES, output_folder
@@ -282,7 +283,7 @@ class PredictedStuff:
 
     def __init__(self, folder: Path, export: Export) -> None:
         self.folder, self.path = folder, folder / "panoptic.json"
-        predicted, names, annotations = read_panoptic_json(self.path)
+        predicted, names, annotations, _ = read_panoptic_json(self.path)
         self.categories = dict(export.categories)
         by_name = {category.name.casefold(): category for category in self.categories.values()}
         self.category_id: dict[int, int] = {}  # the folder's -> that of the data set

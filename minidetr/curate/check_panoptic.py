@@ -12,8 +12,8 @@ from tqdm import tqdm
 from minidetr.curate.checker import Checker, box_kind, size_text
 from minidetr.curate.findings import BREAKS
 from minidetr.curate.report import Report
-from minidetr.data.coco import read_panoptic_json
 from minidetr.data.images import open_image
+from minidetr.data.index import read_panoptic_json
 from minidetr.errors import InputError
 from minidetr.panoptic import boxes_of_ids, decode_ids, leads_out
 

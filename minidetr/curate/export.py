@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from minidetr.curate.outlines import name_of
-from minidetr.data.coco import read_category, read_file_name, read_id, read_value
 from minidetr.data.foreign import LEFT_OUT, Remarks, new_remarks, plain
+from minidetr.data.index import read_category, read_file_name, read_id, read_value
 from minidetr.data.names import Finder, png_names
 from minidetr.errors import InputError
 from minidetr.panoptic import MAX_PIXELS, Category, read_json

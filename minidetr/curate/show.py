@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from minidetr.curate.check import check
 from minidetr.curate.findings import KINDS, LEVELS
-from minidetr.data.coco import CocoPanoptic, read_panoptic_json, whole_folder
+from minidetr.data.coco import CocoPanoptic, whole_folder
 from minidetr.data.images import read_image
+from minidetr.data.index import read_panoptic_json
 from minidetr.errors import InputError
 from minidetr.panoptic import Panoptic, write_png
 from minidetr.plot import grid, labelled_overlay
@@ -59,7 +60,7 @@ def by_class(folder: Path, count: int) -> Iterator[tuple[int, str]]:
 
     Where a class covers most is told by the segments' "area" alone, so that only the images shown are opened.
     """
-    categories, images, annotations = read_panoptic_json(folder / "panoptic.json")
+    categories, images, annotations, _ = read_panoptic_json(folder / "panoptic.json")
     of_class: dict[int, list[tuple[float, int]]] = {category.id: [] for category in categories}
     for index, image_id in enumerate(images):
         covered: dict[int, float] = {}
@@ -89,7 +90,7 @@ def by_trouble(folder: Path, count: int) -> Iterator[tuple[int, str]]:
     Worse is a worse level, then more kinds of findings of that level.
     """
     trouble = check(folder).trouble()
-    _, images, _ = read_panoptic_json(folder / "panoptic.json")
+    _, images, _, _ = read_panoptic_json(folder / "panoptic.json")
     index_of = {name: index for index, name in enumerate(images.values())}
 
     def badness(name: str) -> tuple[int, ...]:

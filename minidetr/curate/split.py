@@ -19,8 +19,9 @@ from scipy.fft import dctn
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from minidetr.data.coco import read_panoptic_json, whole_folder
+from minidetr.data.coco import whole_folder
 from minidetr.data.images import read_image
+from minidetr.data.index import read_panoptic_json
 from minidetr.errors import InputError
 from minidetr.panoptic import path_inside, read_json, write_json
 
@@ -74,7 +75,7 @@ def split(folder: str | Path, out: str | Path, share: float = 0.8, folds: int | 
         raise InputError(f"folds is {folds}, but it takes at least 2 to have one for validation and one to train on")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
-    categories, images, annotations = read_panoptic_json(folder / "panoptic.json")
+    categories, images, annotations, _ = read_panoptic_json(folder / "panoptic.json")
     shares = [share, 1 - share] if folds is None else [1 / folds] * folds
 
     groups = groups_of_photos([path_inside(folder / "images", name, folder / "panoptic.json") for name in images.values()])

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +19,16 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from minidetr.data.images import normalise, open_image, read_image, to_tensor
+from minidetr.data.index import PanopticIndex, some
+from minidetr.data.names import Finder
 from minidetr.data.targets import Target, target_from_panoptic
 from minidetr.errors import InputError
 from minidetr.panoptic import (
-    MAX_CATEGORY_ID,
     Category,
     boxes_of_ids,
     decode_ids,
     encode_ids,
-    leads_out,
     path_inside,
-    read_json,
     write_json,
     write_png,
 )
@@ -40,7 +38,7 @@ class PanopticDataset(Dataset, ABC):
     """Images with their segments. A kind of data set says how to `read` one; this makes model input and target of it."""
 
     categories: list[Category]
-    image_ids: list[int]
+    image_ids: list[int | str]
     file_names: list[str]
     transform: v2.Transform | None = None
 
@@ -62,34 +60,45 @@ class PanopticDataset(Dataset, ABC):
 
 
 class CocoPanoptic(PanopticDataset):
-    """A data set on disk. The JSON is checked once, here; photos and PNGs when they are read.
+    """A data set on disk. The JSON is checked once, here; photos and PNGs when they are read, or all at once by `check_files`.
 
     `json_file` is the panoptic JSON, `images_dir` holds its photos, `panoptic_dir` its PNGs. `transform` takes and gives
-    `(image, segment_ids)`, see `minidetr.data.transforms`. Raises InputError naming the file and the field.
+    `(image, segment_ids)`, see `minidetr.data.transforms`. `crowds` "as-objects" reads crowds as objects. `remarks` tell what was
+    read otherwise than written (`data.foreign.READINGS`). Raises InputError naming the file and the field.
     """
 
     def __init__(
-        self, json_file: str | Path, images_dir: str | Path, panoptic_dir: str | Path, transform: v2.Transform | None = None
+        self,
+        json_file: str | Path,
+        images_dir: str | Path,
+        panoptic_dir: str | Path,
+        transform: v2.Transform | None = None,
+        crowds: str = "as-crowds",
     ) -> None:
         self.json_file, self.images_dir, self.panoptic_dir = Path(json_file), Path(images_dir), Path(panoptic_dir)
         self.transform = transform
         for folder in (self.images_dir, self.panoptic_dir):
             if not folder.is_dir():
                 raise InputError(f"{folder} is not a folder: give the folders of the photos and of the panoptic PNGs")
-        self.categories, images, self._annotations = read_panoptic_json(self.json_file)
-        self.image_ids, self.file_names = list(images), list(images.values())
+        self._photos, self._pngs = Finder(self.images_dir), Finder(self.panoptic_dir)
+        self.index = PanopticIndex.read(self.json_file, self._photos, self._pngs)
+        self.categories, self.remarks = self.index.categories, self.index.remarks
+        self.image_ids, self.file_names = self.index.image_ids, self.index.file_names
+        if crowds == "as-objects":
+            self.index.crowds[:] = False
 
     @classmethod
-    def from_folder(cls, folder: str | Path, transform: v2.Transform | None = None) -> CocoPanoptic:
+    def from_folder(cls, folder: str | Path, transform: v2.Transform | None = None, crowds: str = "as-crowds") -> CocoPanoptic:
         """The data set of FOLDER/panoptic.json, FOLDER/images and FOLDER/panoptic."""
         folder = Path(folder)
-        return cls(folder / "panoptic.json", folder / "images", folder / "panoptic", transform)
+        return cls(folder / "panoptic.json", folder / "images", folder / "panoptic", transform, crowds)
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, list[dict]]:
-        """One image as `PanopticDataset.read` says. Raises InputError when the photo, the PNG and the JSON disagree."""
-        annotation = self._annotations[self.image_ids[index]]
-        photo = path_inside(self.images_dir, self.file_names[index], self.json_file)
-        png = path_inside(self.panoptic_dir, annotation["file_name"], self.json_file)
+        """One image as `PanopticDataset.read` says; areas and boxes of the entries are measured on the PNG, whatever the JSON says.
+
+        Raises InputError when the photo, the PNG and the JSON disagree.
+        """
+        photo, png = self.files(index)
         image, coded = read_image(photo), open_image(png)
         if coded.mode != "RGB":
             raise InputError(f"{png} must be an RGB image, 8 bits a channel, with id = R + 256 G + 65536 B, but it is {coded.mode}")
@@ -97,54 +106,27 @@ class CocoPanoptic(PanopticDataset):
             sizes = " and ".join(f"{one.width} x {one.height}" for one in (image, coded))
             raise InputError(f"{photo} and {png} must have the same size, but are {sizes} pixels (upright, width x height)")
         segment_ids = decode_ids(np.asarray(coded))
+        segments = self.index.entries(index)
+        entries = measured(segment_ids, segments)
+        if sum(entry["area"] for entry in entries) + np.count_nonzero(segment_ids == 0) < segment_ids.size:
+            strangers = set(np.unique(segment_ids).tolist()) - {0} - {segment["id"] for segment in segments}
+            raise InputError(f"{png} has pixels of ids {some(strangers)}, which {self.json_file} does not list: add them")
+        if len(entries) < len(segments):
+            unseen = {segment["id"] for segment in segments} - {entry["id"] for entry in entries}
+            raise InputError(f"{png} has no pixel of ids {some(unseen)}, which {self.json_file} lists: remove them")
+        return image, segment_ids, entries
 
-        painted = set(np.unique(segment_ids).tolist()) - {0}
-        listed = {segment["id"] for segment in annotation["segments_info"]}
-        if painted - listed:
-            raise InputError(f"{png} has pixels of ids {_some(painted - listed)}, which {self.json_file} does not list: add them")
-        if listed - painted:
-            raise InputError(f"{png} has no pixel of ids {_some(listed - painted)}, which {self.json_file} lists: remove them")
-        return image, segment_ids, annotation["segments_info"]
+    def files(self, index: int) -> tuple[Path, Path]:
+        """Photo and PNG of an image: as named, or else the one file that the name fits. Raises InputError where it leads out."""
+        named = ((self._photos, self.file_names[index]), (self._pngs, self.index.pngs[index]))
+        photo, png = (self._file(finder, name) for finder, name in named)
+        return photo, png
 
-
-def read_panoptic_json(path: str | Path) -> tuple[list[Category], dict[int, str], dict[int, dict]]:
-    """Read and check a COCO panoptic JSON: its categories, the photo's file name per image id, the annotation per image id.
-
-    Required are "images" (id, file_name), "annotations" (image_id, file_name, segments_info with id and category_id) and
-    "categories" (id, name, isthing). Raises InputError, naming the file and the field, for anything missing, doubled or unknown.
-    """
-    path = Path(path)
-    content = read_json(path, "the panoptic JSON of the data set")
-
-    categories: dict[int, Category] = {}
-    for where, entry in _entries(content, "categories", path):
-        category = read_category(entry, where)
-        if category.id in categories:
-            raise InputError(f"{where}: the category id {category.id} occurs twice, give each category its own")
-        categories[category.id] = category
-
-    images: dict[int, str] = {}
-    for where, entry in _entries(content, "images", path):
-        image_id = read_value(entry, "id", int, where)
-        if image_id in images:
-            raise InputError(f"{where}: the image id {image_id} occurs twice, give each image its own")
-        images[image_id] = read_file_name(entry, where)
-
-    annotations: dict[int, dict] = {}
-    for where, entry in _entries(content, "annotations", path):
-        image_id = read_value(entry, "image_id", int, where)
-        if image_id not in images:
-            raise InputError(f"{where}: no image has the id {image_id}, add it to 'images' or remove the annotation")
-        if image_id in annotations:
-            raise InputError(f"{where}: the image {image_id} has two annotations, keep one")
-        read_file_name(entry, where)
-        _check_segments(read_value(entry, "segments_info", list, where), categories, where)
-        annotations[image_id] = entry
-
-    missing = [f"{image_id} ({name})" for image_id, name in images.items() if image_id not in annotations]
-    if missing:
-        raise InputError(f"{path}: 'annotations' has no entry for {_some(missing)}: add one, its segments_info may be empty")
-    return list(categories.values()), images, annotations
+    def _file(self, finder: Finder, name: str) -> Path:
+        path = path_inside(finder.folder, name, self.json_file)
+        if path.is_file() or (found := finder.find(name)) is None:
+            return path  # reading a missing one says so
+        return path_inside(finder.folder, found, self.json_file)
 
 
 def write_coco_panoptic(dataset: PanopticDataset, folder: str | Path) -> None:
@@ -194,73 +176,3 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _entries(content: dict, key: str, path: Path) -> Iterator[tuple[str, Any]]:
-    entries = content.get(key)
-    if not isinstance(entries, list) or not entries:
-        raise InputError(f"{path} has no list '{key}', or it is empty: a COCO panoptic file has images, annotations and categories")
-    return ((f"{path}: {key}[{index}]", entry) for index, entry in enumerate(entries))
-
-
-def read_value(entry: Any, key: str, kind: type, where: str) -> Any:
-    value = entry.get(key) if isinstance(entry, dict) else None
-    if type(value) is not kind:  # not isinstance: True is no id
-        kind_name = {int: "a whole number", str: "a text", list: "a list"}[kind]
-        raise InputError(f"{where}: the field '{key}' must be {kind_name}, but is {_shown(value)}")
-    return value
-
-
-def read_id(entry: Any, key: str, where: str) -> int | str:
-    """An image's id: any whole number or text, for it is only compared."""
-    value = entry.get(key) if isinstance(entry, dict) else None
-    if type(value) is int or isinstance(value, str) and value:
-        return value
-    raise InputError(f"{where}: the field '{key}' must be a whole number or a text, but is {_shown(value)}")
-
-
-def read_category(entry: Any, where: str) -> Category:
-    category_id, name = read_value(entry, "id", int, where), read_value(entry, "name", str, where)
-    if category_id < 0:
-        raise InputError(f"{where}: the category id {category_id} is negative, but the ids count the model's outputs from 0")
-    if category_id > MAX_CATEGORY_ID:
-        raise InputError(f"{where}: the category id {category_id} is above {MAX_CATEGORY_ID}, but the model has an output for each")
-    is_thing, color = entry.get("isthing"), entry.get("color")
-    if is_thing not in (0, 1):
-        raise InputError(f"{where}: the field 'isthing' must be 1 (things are counted) or 0 (stuff is not), but is {is_thing!r}")
-    is_color = isinstance(color, list) and len(color) == 3 and all(type(value) is int and 0 <= value < 256 for value in color)
-    if color is not None and not is_color:
-        raise InputError(f"{where}: the field 'color' must be three whole numbers in 0..255, but is {color!r}")
-    return Category(category_id, name, bool(is_thing), tuple(color) if color else None)
-
-
-def read_file_name(entry: Any, where: str) -> str:
-    name = read_value(entry, "file_name", str, where)
-    if leads_out(name):
-        raise InputError(f"{where}: the file name {name!r} must lie inside its folder, without a leading '/' and without '..'")
-    return name
-
-
-def _check_segments(segments: list, categories: dict[int, Category], where: str) -> None:
-    seen = set()
-    for index, segment in enumerate(segments):
-        place = f"{where}.segments_info[{index}]"
-        segment_id, category_id = read_value(segment, "id", int, place), read_value(segment, "category_id", int, place)
-        if not 0 < segment_id < 256**3:
-            raise InputError(f"{place}: the segment id {segment_id} must lie in 1..{256**3 - 1}: 0 is void")
-        if segment_id in seen:
-            raise InputError(f"{place}: the segment id {segment_id} occurs twice in its image")
-        if category_id not in categories:
-            raise InputError(f"{place}: no category has the id {category_id}, add it to 'categories'")
-        if segment.get("iscrowd", 0) not in (0, 1):
-            raise InputError(f"{place}: the field 'iscrowd' must be 0 or 1, but is {segment['iscrowd']!r}")
-        seen.add(segment_id)
-
-
-def _shown(value: Any) -> str:
-    return "missing" if value is None else repr(value)
-
-
-def _some(values: set | list) -> str:
-    values = sorted(values) if isinstance(values, set) else values
-    return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")

@@ -21,7 +21,7 @@ class Target:
     labels: Tensor
     boxes: Tensor
     masks: Tensor
-    image_id: int
+    image_id: int | str
     size: tuple[int, int]
 
     def to(self, device: torch.device | str) -> Target:
@@ -31,7 +31,7 @@ class Target:
 
 
 def target_from_panoptic(
-    segment_ids: np.ndarray | Tensor, segments_info: list[dict], image_id: int, size: tuple[int, int] | None = None
+    segment_ids: np.ndarray | Tensor, segments_info: list[dict], image_id: int | str, size: tuple[int, int] | None = None
 ) -> Target:
     """The target of one image.
 

@@ -77,7 +77,7 @@ def evaluate_model(
 
 
 def box_predictions(
-    logits: torch.Tensor, boxes: torch.Tensor, image_id: int, size: tuple[int, int], categories: set[int]
+    logits: torch.Tensor, boxes: torch.Tensor, image_id: int | str, size: tuple[int, int], categories: set[int]
 ) -> list[dict]:
     """Every query's best class but "no object" and its box in pixels: logits N C+1, boxes N 4, size (width, height)."""
     scores, labels = logits.float().softmax(-1)[:, :-1].max(-1)  # N

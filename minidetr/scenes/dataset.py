@@ -57,7 +57,7 @@ class SceneData(PanopticDataset):
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, list[dict]]:
         """One scene as `PanopticDataset.read` says, its segments in the order of their ids."""
-        index = self.image_ids[index]  # negative indices, and IndexError at the end
+        index = range(len(self))[index]  # negative indices, and IndexError at the end
         image, ids, categories = _cached(self.cache, index) if self.cache else render(self.size, self.seed + index)
         segments = [{"id": int(i), "category_id": int(categories[i]), "iscrowd": 0} for i in np.flatnonzero(categories)]
         ids = ids.astype(np.int32)
