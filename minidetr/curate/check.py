@@ -12,7 +12,9 @@ from pathlib import Path
 
 from minidetr.curate.check_detection import DetectionChecker
 from minidetr.curate.check_panoptic import PanopticChecker
+from minidetr.curate.checker import Checker
 from minidetr.curate.report import Report
+from minidetr.data.foreign import is_panoptic
 from minidetr.errors import InputError
 from minidetr.panoptic import read_json
 
@@ -39,13 +41,8 @@ def check(path: str | Path, photos: str | Path | None = None, queries: int = QUE
         raise InputError(f"{photos} is not a folder: give the folder of the photos")
     if photos is None and path.is_dir():
         photos = path / "images"
-    kind = PanopticChecker if is_panoptic(content) else DetectionChecker
+    kind: type[Checker] = PanopticChecker if is_panoptic(content) else DetectionChecker
     checker = kind(json_file, content, Path(photos) if photos else None, queries)
     if photos is None:
         checker.report.unchecked.append("photos are not checked: give their folder with --photos")
     return checker.check()
-
-
-def is_panoptic(content: dict) -> bool:
-    """Whether a COCO file's annotations are of the panoptic format; else they are of the detection format."""
-    return any(isinstance(a, dict) and "segments_info" in a for a in content["annotations"])

@@ -11,7 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from minidetr.curate.checker import Checker, box_kind, is_a, size_text
-from minidetr.curate.outlines import Outline, box_of, crosses_itself, iou, outlines_of, signed_area
+from minidetr.curate.export import read_export
+from minidetr.curate.findings import BREAKS
+from minidetr.curate.outlines import Outline, box_of, crosses_itself, iou, outlines_of, rotation_of, signed_area, too_thin
 from minidetr.curate.report import Report
 from minidetr.errors import InputError
 from minidetr.panoptic import MAX_PIXELS, Category
@@ -24,15 +26,18 @@ class DetectionChecker(Checker):
 
     def check(self) -> Report:
         """Every annotation, image by image."""
-        by_image: dict[int, list[tuple[str, dict]]] = {image_id: [] for image_id in self.images}
-        numbers: set[int] = set()
-        fields: dict[str, type] = {"id": int, "image_id": int, "category_id": int}
+        by_image: dict[int | str, list[tuple[str, dict]]] = {image_id: [] for image_id in self.images}
+        numbers: set[Any] = set()
+        fields = {"image_id": (int, str), "category_id": int}
         for where, annotation in self.entries(self.content, "annotations", fields):
             if self.annotation_of(where, annotation) is None:
                 continue
-            if annotation["id"] in numbers:
-                self.found("annotation-id-twice", f"{where}.id {annotation['id']}")
-            numbers.add(annotation["id"])
+            number = str(annotation.get("id", ""))
+            if not number:
+                self.found("annotation-without-id", where)
+            elif number in numbers:
+                self.found("annotation-id-twice", f"{where}.id {number}")
+            numbers.add(number)
             by_image[annotation["image_id"]].append((where, annotation))
         segments = [(image_id, a["category_id"]) for image_id, entries in by_image.items() for _, a in entries]
         for image_id, entries in tqdm(by_image.items(), desc="checking", unit="image", disable=None):
@@ -50,6 +55,11 @@ class DetectionChecker(Checker):
                 self.check_annotations(name, size, entries)
             else:
                 self.found("field", f"{name}: 'width' and 'height', and no photo to tell them", name)
+        if not self.report.kinds(BREAKS):
+            try:
+                read_export(self.json_file, photos=self.photos)  # what assemble itself asks for
+            except InputError as error:
+                self.found("field", str(error))
         return self.finish(segments)
 
     def check_annotations(self, name: str, size: tuple[int, int], entries: list[tuple[str, dict]]) -> None:
@@ -57,7 +67,7 @@ class DetectionChecker(Checker):
         drawn: list[Outline] = []
         contents = []
         for where, annotation in entries:
-            place = f"{name}: {where} (id {annotation['id']}, {self.name(annotation)})"
+            place = f"{name}: {where} (id {annotation.get('id')}, {self.name(annotation)})"
             if annotation["category_id"] not in self.categories:
                 self.found("unknown-category", f"{place}.category_id {annotation['category_id']}", name)
             if annotation.get("attributes"):
@@ -77,7 +87,7 @@ class DetectionChecker(Checker):
         self.check_image(name, [outline.annotation for outline in drawn], areas, covered, size)
         for one, other in combinations(drawn, 2):
             if one.category.id == other.category.id and iou(one, other) > 0.8:
-                self.found("drawn-twice", f"{name}: ids {one.annotation['id']} and {other.annotation['id']}", name)
+                self.found("drawn-twice", f"{name}: ids {one.annotation.get('id')} and {other.annotation.get('id')}", name)
         twice = (areas.sum() - covered) / canvas.size
         if twice > 0.1:
             self.found("overlap", f"{name}: {100 * twice:.0f} % of the image", name)
@@ -86,22 +96,29 @@ class DetectionChecker(Checker):
         """One annotation's polygons or run lengths, and its 'area' and 'bbox' against what assemble draws of them, if anything."""
         drawable: Any = annotation.get("segmentation")
         stated: Any = annotation.get("area")
-        if not drawable:
+        box_alone = not drawable or "bbox" in annotation and too_thin(drawable)
+        if box_alone:
             self.found("no-outline", f"{place}, 'area' {stated}", name)
-            return None
-        if not isinstance(drawable, dict):
+            if rotation_of(annotation):
+                self.found("turned-box", place, name)
+            if drawable:
+                self.check_polygons(drawable, size, place, name)
+            drawable = []
+        elif not isinstance(drawable, dict):
             drawable = self.check_polygons(drawable if isinstance(drawable, list) else [drawable], size, place, name)
         remarks: dict[str, list[str]] = defaultdict(list)
         category = Category(annotation["category_id"], "", is_thing=True)
         try:
             copy = annotation | {"segmentation": drawable}
-            outline = next(iter(outlines_of([copy], {category.id: category}, size[::-1], "", remarks) if drawable else ()), None)
+            drawn = outlines_of([copy], {category.id: category}, size[::-1], "", remarks) if drawable or box_alone else []
+            outline = next(iter(drawn), None)
         except InputError as error:
-            self.found("run-lengths", f"{name}{error}", name)
+            self.found("field" if box_alone else "run-lengths", f"{name}{error}", name)
             return None
         if outline is None:
             self.found("paints-nothing", f"{place}, 'area' {stated}", name)
-            return None
+        if outline is None or box_alone:  # a box says nothing to compare with
+            return outline
         if remarks["hole"]:
             self.found("hole", f"{place}: {len(remarks['hole'])} holes", name)
         difference = abs(stated - outline.area) if is_a(stated, Real) else np.inf

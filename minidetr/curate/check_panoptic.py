@@ -30,10 +30,10 @@ class PanopticChecker(Checker):
         if not has_pngs:
             self.report.unchecked.append("PNGs are not checked: there is no folder panoptic/ beside the JSON")
         by_name: dict[str, str] = {}
-        segments: list[tuple[int, int]] = []
-        seen: dict[int, str] = {}
+        segments: list[tuple[int | str, int]] = []
+        seen: dict[int | str, str] = {}
         listed = set()
-        fields = {"image_id": int, "file_name": str, "segments_info": list}
+        fields = {"image_id": (int, str), "file_name": str, "segments_info": list}
         entries = tqdm(list(self.entries(self.content, "annotations", fields)), desc="checking", unit="image", disable=None)
         for where, annotation in entries:
             image = self.annotation_of(where, annotation)

@@ -16,7 +16,9 @@ from PIL import Image
 
 from minidetr.curate.report import Report
 from minidetr.curate.split import looks, same_looks
+from minidetr.data.foreign import LEFT_OUT, new_remarks, plain
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
+from minidetr.data.names import Finder
 from minidetr.errors import InputError
 from minidetr.panoptic import leads_out
 
@@ -30,8 +32,14 @@ class Checker:
     is_panoptic: bool
 
     def __init__(self, json_file: Path, content: dict, photos: Path | None, queries: int) -> None:
-        self.report = Report(json_file, images=len(content["images"]))
+        self.report = Report(json_file)
+        remarks, panoptic_dir = new_remarks(), json_file.parent / "panoptic"
+        pngs = Finder(panoptic_dir) if self.is_panoptic and panoptic_dir.is_dir() else None
+        content = plain(content, remarks, Finder(photos) if photos is not None else None, pngs)
+        for kind, places in remarks.items():
+            self.report.found[kind] += places
         self.json_file, self.content, self.photos, self.queries = json_file, content, photos, queries
+        self.report.images = sum(1 for _ in self.listed("images"))
         self.categories = self._check_categories()
         self.images = self._check_images()
         self.bits: dict[str, np.ndarray] = {}  # what each photo looks like
@@ -44,11 +52,15 @@ class Checker:
     def found(self, kind: str, where: str, image: str = "") -> None:
         self.report.found[kind].append((image, where))
 
+    def listed(self, key: str) -> Iterator[tuple[int, Any]]:
+        """The entries of a list of the file with their places, but for those that `data.foreign.plain` left out."""
+        return ((i, entry) for i, entry in enumerate(self.content[key]) if not (isinstance(entry, dict) and LEFT_OUT in entry))
+
     def entries(
-        self, owner: dict, key: str, fields: dict[str, type], where: str = "", image: str = ""
+        self, owner: dict, key: str, fields: dict[str, Any], where: str = "", image: str = ""
     ) -> Iterator[tuple[str, dict]]:
         """(where, entry) for the entries of a list that have the fields, of the right type; the others are found wanting."""
-        for index, entry in enumerate(owner[key]):
+        for index, entry in self.listed(key) if owner is self.content else enumerate(owner[key]):
             place = f"{where}{key}[{index}]"
             wrong = [name for name, kind in fields.items() if not is_a(entry.get(name) if isinstance(entry, dict) else None, kind)]
             for name in wrong:
@@ -74,20 +86,15 @@ class Checker:
                 self.found("category-name-twice", f"{name!r} ({count} times)")
         return categories
 
-    def _check_images(self) -> dict[int, dict]:
-        images: dict[int, dict] = {}
+    def _check_images(self) -> dict[int | str, dict]:
+        images: dict[int | str, dict] = {}
         by_name: dict[str, str] = {}
-        for where, entry in self.entries(self.content, "images", {"id": int, "file_name": str}):
+        for where, entry in self.entries(self.content, "images", {"id": (int, str), "file_name": str}):
             name = entry["file_name"]
             if entry["id"] in images:
                 self.found("image-id-twice", f"{where}.id {entry['id']}", name)
             images.setdefault(entry["id"], entry)
             self.check_name(where, name, by_name)
-        stems = Counter(Path(image["file_name"]).with_suffix("").as_posix().casefold() for image in images.values())
-        for image in images.values():
-            name = image["file_name"]
-            if not self.is_panoptic and stems[Path(name).with_suffix("").as_posix().casefold()] > 1:
-                self.found("same-stem", name, name)
         return images
 
     def check_name(self, where: str, name: str, by_name: dict[str, str]) -> None:
@@ -111,6 +118,9 @@ class Checker:
             return None
         if leads_out(name, self.photos):
             self.found("file-name", f"{name!r} is a link out of {self.photos}", name)
+            return None
+        if not (self.photos / name).is_file():
+            self.found("no-photo", name, name)
             return None
         try:
             stored = open_image(self.photos / name)
@@ -149,14 +159,14 @@ class Checker:
         scale = min(1.0, LONGEST / max(size))
         for segment, area in zip(segments, areas, strict=True):
             if segment.get("iscrowd") == 1:
-                self.found("crowd", f"{name}: segment {segment['id']} ({self.name(segment)})", name)
+                self.found("crowd", f"{name}: segment {segment.get('id')} ({self.name(segment)})", name)
             if 0 < area * scale**2 < CELL:
-                self.found("tiny", f"{name}: segment {segment['id']} ({self.name(segment)}) has {area} pixels", name)
+                self.found("tiny", f"{name}: segment {segment.get('id')} ({self.name(segment)}) has {area} pixels", name)
 
     def name(self, segment: dict) -> str:
         return self.categories.get(segment["category_id"], {}).get("name", f"category {segment['category_id']}")
 
-    def finish(self, segments: list[tuple[int, int]]) -> Report:
+    def finish(self, segments: list[tuple[Any, int]]) -> Report:
         """What only the whole shows. `segments` are (image id, category id)."""
         report = self.report
         report.segments = len(segments)
@@ -198,7 +208,7 @@ def exif_case(stored: Image.Image, upright: Image.Image, size: tuple[int, int] |
     return "exif-unrotated" if size == stored.size else "exif-upright" if size == upright.size else "exif-unclear"
 
 
-def is_a(value: Any, kind: type) -> bool:
+def is_a(value: Any, kind: type | tuple[type, ...]) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)  # True is no number here
 
 

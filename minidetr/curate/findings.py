@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from minidetr.data.foreign import READINGS
+
 LEVELS = ("breaks training", "bends a metric", "good to know")
 BREAKS, BENDS, KNOW = range(3)
+
+MENDED_READINGS = {"no-geometry": "dropped", "same-file": "joined", "size-unsaid": ""}
 
 # kind: (level, what it is, how `--fix` mends it; empty: it would have to guess)
 KINDS: dict[str, tuple[int, str, str]] = {
     "field": (BREAKS, "a field is missing or holds the wrong kind of value", ""),
     "file-name": (BREAKS, "file name that leads out of its folder", ""),
+    "name-unclear": (BREAKS, "file name that may mean two files", ""),
     "isthing": (BREAKS, "category without 'isthing' 0 or 1: nothing says whether it is a thing or stuff", ""),
     "category-id-twice": (BREAKS, "category id used twice", "identical entries are dropped"),
     "image-id-twice": (BREAKS, "image id used twice", "identical entries are dropped"),
     "image-annotation-twice": (BREAKS, "image with two panoptic annotations", "identical entries are dropped"),
     "segment-id-twice": (BREAKS, "segment id used twice in an image", "identical entries are dropped"),
     "segment-id-range": (BREAKS, "segment id outside 1..16777215: 0 is void, and a PNG holds no more", ""),
-    "unknown-image": (BREAKS, "annotation of an image that is not listed", ""),
+    "unknown-image": (BREAKS, "annotation of an image that is not listed", "dropped"),
     "unknown-category": (BREAKS, "category id that is not listed", ""),
-    "image-without-annotation": (BREAKS, "image without a panoptic annotation", ""),
-    "photo": (BREAKS, "photo is missing or can't be read", ""),
+    "image-without-annotation": (BREAKS, "image without a panoptic annotation", "dropped"),
+    "no-photo": (BREAKS, "image whose photo is missing", "dropped with its annotations"),
+    "photo": (BREAKS, "photo that can't be read", ""),
     "png": (BREAKS, "panoptic PNG is missing or can't be read", ""),
     "png-mode": (BREAKS, "panoptic PNG is not RGB with 8 bits a channel", "written as RGB where one reading alone fits the JSON"),
     "size": (BREAKS, "photo and annotation have different sizes", ""),
@@ -28,7 +34,6 @@ KINDS: dict[str, tuple[int, str, str]] = {
     "polygon-odd": (BREAKS, "polygon with an odd number of coordinates", ""),
     "polygon-far": (BREAKS, "polygon far outside of its image", ""),
     "run-lengths": (BREAKS, "run lengths that do not fit the image's size", ""),
-    "same-stem": (BREAKS, "images whose PNGs would have the same name", ""),
     "no-outline": (BENDS, "annotation without an outline: assemble draws its box, without one the object is lost", ""),
     "paints-nothing": (BENDS, "outline that covers no pixel: the object is lost", ""),
     "polygon-short": (BENDS, "polygon of fewer than 3 points: left out by assemble, 2 are read as a box by pycocotools", "dropped"),
@@ -43,6 +48,13 @@ KINDS: dict[str, tuple[int, str, str]] = {
     "file-twice": (BENDS, "two images with the same photo or PNG", ""),
     "near-duplicate": (BENDS, "photo looks like another one; `minidetr data split` keeps them on one side", ""),
     "annotation-id-twice": (BENDS, "annotation id used twice: pycocotools keeps the last one only", "numbered again"),
+    "turned-box": (KNOW, "box with a rotation in its attributes (CVAT): assemble draws it turned", ""),
+    "crowd-class": (BENDS, "class nearly all of whose objects are crowds, which are not trained on: --crowds as-objects", ""),
+    **{
+        kind: (BENDS if kind == "no-geometry" else KNOW, text, MENDED_READINGS.get(kind, "written plainly"))
+        for kind, text in READINGS.items()
+    },
+    "annotation-without-id": (KNOW, "annotation without an id", "numbered"),
     "hole": (KNOW, "outline with holes (polygons that wind the other way): assemble cuts them out, COCO's tools fill them", ""),
     "isthing-unsaid": (KNOW, "category without 'isthing': assemble takes it for a thing unless --stuff names it", ""),
     "outside": (KNOW, "polygon reaches out of the image by more than a pixel: what is outside is cut off", ""),

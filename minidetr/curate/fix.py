@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minidetr.curate.check import check, is_panoptic
+from minidetr.curate.check import check
 from minidetr.curate.check_panoptic import is_coded, read_ids_of
 from minidetr.curate.checker import exif_case
 from minidetr.curate.findings import BENDS, BREAKS, KINDS
@@ -19,7 +20,9 @@ from minidetr.curate.outlines import box_of, crosses_itself, outlines_of, signed
 from minidetr.curate.report import Report
 from minidetr.curate.split import link_or_copy
 from minidetr.data.coco import whole_folder
+from minidetr.data.foreign import LEFT_OUT, READINGS, is_panoptic, new_remarks, plain
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
+from minidetr.data.names import Finder
 from minidetr.errors import InputError
 from minidetr.panoptic import Category, boxes_of_ids, encode_ids, leads_out, read_json, write_json, write_png
 
@@ -61,7 +64,7 @@ def fix(path: str | Path, out: str | Path, photos: str | Path | None = None) -> 
     if is_panoptic(content):
         raise InputError(f"{path} is a panoptic JSON, whose PNGs and photos are mended with it: give the folder that holds them")
     with whole_folder(out) as part:
-        write_json(part / path.name, fixed_detection(content, done))
+        write_json(part / path.name, fixed_detection(content, done, Path(photos) if photos is not None else None))
     return Fixed(+done, check(out / path.name, photos))
 
 
@@ -69,7 +72,7 @@ def fix(path: str | Path, out: str | Path, photos: str | Path | None = None) -> 
 
 
 def _fix_folder(folder: Path, out: Path, done: Counter[str]) -> None:
-    content = without_twins(read_json(folder / "panoptic.json"), done)
+    content = whole(read_json(folder / "panoptic.json"), done, folder / "images", folder / "panoptic")
     images = {image["id"]: image for image in content["images"] if isinstance(image, dict) and "id" in image}
     renamed: dict[str, str] = {}
     for name in ("images", "panoptic"):
@@ -105,7 +108,7 @@ def _fix_folder(folder: Path, out: Path, done: Counter[str]) -> None:
                 link_or_copy(folder / name / file_name, out / name / file_name)
     write_json(out / "panoptic.json", content)
     if (folder / "detection.json").is_file():
-        detection = fixed_detection(read_json(folder / "detection.json"), done)
+        detection = fixed_detection(read_json(folder / "detection.json"), done, folder / "images")
         for image in detection["images"]:
             image["file_name"] = renamed.get(image.get("file_name"), image.get("file_name"))
         write_json(out / "detection.json", detection)
@@ -175,9 +178,9 @@ def _fix_photo(folder: Path, out: Path, name: str, size: tuple[int, int] | None,
 # --- a file in detection format ---------------------------------------------------------------------------------------------
 
 
-def fixed_detection(content: dict, done: Counter[str]) -> dict:
-    """A copy of a COCO detection file's content, mended; `done` counts what was."""
-    content = without_twins(content, done)
+def fixed_detection(content: dict, done: Counter[str], photos: Path | None) -> dict:
+    """A copy of a COCO detection file's content, mended; `done` counts what was; `photos` is the folder of the photos, if known."""
+    content = whole(content, done, photos)
     images = [image for image in content["images"] if isinstance(image, dict) and "id" in image]
     sizes: dict[Any, tuple[Any, Any]] = {image["id"]: (image.get("height"), image.get("width")) for image in images}
     numbers = {a["id"] for a in content["annotations"] if isinstance(a, dict) and type(a.get("id")) is int}
@@ -185,8 +188,8 @@ def fixed_detection(content: dict, done: Counter[str]) -> dict:
     for annotation in content["annotations"]:
         if not isinstance(annotation, dict):
             continue
-        if annotation.get("id") in used:
-            annotation["id"] = max(numbers) + 1
+        if annotation.get("id") is None or annotation["id"] in used:
+            annotation["id"] = max(numbers, default=0) + 1
             numbers.add(annotation["id"])
             done["annotations numbered again"] += 1
         used.add(annotation.get("id"))
@@ -231,6 +234,45 @@ def covers_something(points: np.ndarray) -> bool:
 
 
 # --- both -------------------------------------------------------------------------------------------------------------------
+
+
+def whole(content: dict, done: Counter[str], photos: Path | None, pngs: Path | None = None) -> dict:
+    """A copy in the plain form of `data.foreign`, without twins and without what has no counterpart.
+
+    That is annotations of unlisted images, images without their photo, and in a panoptic file images without annotation. `photos`
+    and `pngs` are folders, if known.
+    """
+    remarks = new_remarks()
+    finders = (Finder(folder) if folder is not None and folder.is_dir() else None for folder in (photos, pngs))
+    content = plain(content, remarks, *finders)
+    for kind, places in remarks.items():
+        if KINDS[kind][2]:
+            done[READINGS[kind]] += len(places)
+    for key in ("images", "annotations"):
+        content[key] = [entry for entry in content[key] if not (isinstance(entry, dict) and LEFT_OUT in entry)]
+    content = without_twins(content, done)
+
+    def kept(key: str, missing: Callable[[dict], bool], what: str) -> None:
+        left = [entry for entry in content[key] if not (isinstance(entry, dict) and missing(entry))]
+        done[what] += len(content[key]) - len(left)
+        content[key] = left
+
+    def photo_is_gone(image: dict) -> bool:
+        name = image.get("file_name")
+        return photos is not None and isinstance(name, str) and not leads_out(name) and not (photos / name).is_file()
+
+    def key_of(entry: Any, name: str) -> str:
+        return repr(entry.get(name)) if isinstance(entry, dict) else ""
+
+    listed = {key_of(image, "id") for image in content["images"]}
+    kept("annotations", lambda entry: key_of(entry, "image_id") not in listed, "annotations of images that are not listed dropped")
+    kept("images", photo_is_gone, "images whose photo is missing dropped, with their annotations")
+    if is_panoptic(content):
+        annotated = {key_of(entry, "image_id") for entry in content["annotations"]}
+        kept("images", lambda entry: key_of(entry, "id") not in annotated, "images without annotation dropped")
+    listed = {key_of(image, "id") for image in content["images"]}
+    content["annotations"] = [entry for entry in content["annotations"] if key_of(entry, "image_id") in listed]
+    return content
 
 
 def without_twins(content: dict, done: Counter[str]) -> dict:

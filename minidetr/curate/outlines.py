@@ -186,7 +186,7 @@ def rotation_of(annotation: dict) -> float:
 
 def too_thin(segmentation: Any) -> bool:
     """Whether every polygon is a list of fewer than three points, so that nothing could be drawn."""
-    return isinstance(segmentation, list) and all(isinstance(polygon, list) and len(polygon) < 6 for polygon in segmentation)
+    return isinstance(segmentation, list) and all(isinstance(p, list) and len(p) in (0, 2, 4) for p in segmentation)
 
 
 def points_of(polygon: Any, place: str) -> np.ndarray:
