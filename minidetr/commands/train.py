@@ -42,6 +42,9 @@ def add_train(commands: Commands) -> None:
     start.add_argument("--queries", type=int, metavar="N", help="number of object queries; the first ones are kept")
 
     data = parser.add_argument_group("data")
+    data.add_argument(
+        "--crowds", choices=("as-crowds", "as-objects"), help="leave crowds out, or learn them as objects (default: as-crowds)"
+    )
     data.add_argument("--size", type=int, metavar="PIXELS", help="short side of the images")
     data.add_argument(
         "--augment",

@@ -7,7 +7,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from minidetr.data.images import normalise, open_image, read_image, to_tensor
 from minidetr.data.index import PanopticIndex, some
-from minidetr.data.names import Finder
+from minidetr.data.names import Finder, files_below
 from minidetr.data.targets import Target, target_from_panoptic
 from minidetr.errors import InputError
 from minidetr.panoptic import (
@@ -115,6 +115,19 @@ class CocoPanoptic(PanopticDataset):
             unseen = {segment["id"] for segment in segments} - {entry["id"] for entry in entries}
             raise InputError(f"{png} has no pixel of ids {some(unseen)}, which {self.json_file} lists: remove them")
         return image, segment_ids, entries
+
+    def check_files(self) -> None:
+        """Raise InputError, naming the first and how many, where a photo or a PNG is missing; nothing is opened."""
+        for finder, names in ((self._photos, self.file_names), (self._pngs, self.index.pngs)):
+            there = set(files_below(finder.folder))
+            absent = [name for name in names if PurePosixPath(name).as_posix() not in there]
+            absent = [name for name in absent if not self._file(finder, name).is_file()]
+            if absent:
+                more = f" (and {len(absent) - 1} more of {len(names)})" if len(absent) > 1 else ""
+                raise InputError(
+                    f"{finder.folder / absent[0]} is not a file{more}, but {self.json_file} names it: put it there, or write a copy "
+                    "without by `minidetr data check --fix`"
+                )
 
     def files(self, index: int) -> tuple[Path, Path]:
         """Photo and PNG of an image: as named, or else the one file that the name fits. Raises InputError where it leads out."""

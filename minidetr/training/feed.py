@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,15 @@ from torchvision.transforms import v2
 
 from minidetr.data.batch import Batch
 from minidetr.data.coco import CocoPanoptic, PanopticDataset
+from minidetr.data.foreign import READINGS
 from minidetr.data.targets import Target
 from minidetr.data.transforms import evaluation_transform, training_transform
 from minidetr.errors import InputError, WorkerDied
 from minidetr.scenes.dataset import HELD_OUT_SEED, VALIDATION_SEED, SceneData
 from minidetr.training.options import TrainOptions
+
+VALIDATION_NAMES = ("val", "valid", "validation")
+CROWDED = 0.9  # of a class's segments: a class of crowds
 
 
 def open_data(options: TrainOptions) -> tuple[PanopticDataset, PanopticDataset]:
@@ -37,18 +43,61 @@ def open_data(options: TrainOptions) -> tuple[PanopticDataset, PanopticDataset]:
     folder = Path(options.data)
     if not folder.is_dir():
         raise InputError(f"--data {folder} is neither 'scenes' nor a folder with panoptic.json, images/ and panoptic/")
-    split = (folder / "train").is_dir()
-    train = CocoPanoptic.from_folder(folder / "train" if split else folder, augmentation(options))
-    validation_folder = options.validation or (
-        folder / "val" if split and (folder / "val").is_dir() else folder / "train" if split else folder
-    )
-    validation = CocoPanoptic.from_folder(validation_folder)
+    training_folder = folder / "train" if (folder / "train").is_dir() else folder
+    beside = [folder / name for name in VALIDATION_NAMES if training_folder != folder and (folder / name).is_dir()]
+    validation_folder = options.validation or (beside[0] if beside else training_folder)
+    train = CocoPanoptic.from_folder(training_folder, augmentation(options), options.crowds)
+    validation = CocoPanoptic.from_folder(validation_folder, crowds=options.crowds)
     for data in (train, validation):
         if not len(data):
             raise InputError(f"the data set in {folder} has no image: there is nothing to train on")
     if {(c.id, c.is_thing) for c in train.categories} != {(c.id, c.is_thing) for c in validation.categories}:
         raise InputError(f"the categories of {validation_folder} are not those of {folder}: use one list of categories for both")
     return train, validation
+
+
+def is_training_data(train: PanopticDataset, validation: PanopticDataset) -> bool:
+    """Whether a model is judged by what it has learned from."""
+    if not isinstance(train, CocoPanoptic) or not isinstance(validation, CocoPanoptic):
+        return False
+    return train.json_file.resolve() == validation.json_file.resolve()
+
+
+def looked_through(train: PanopticDataset, validation: PanopticDataset, count: int, queries: int) -> list[str]:
+    """Find every problem before the first iteration, not after hours; returns what is worth telling, a line each.
+
+    Of the training data every file must be there; of the validation data the first `count` images, those that are judged, are read.
+    `queries` is how many objects the model can find. Raises InputError.
+    """
+    lines: list[str] = []
+    for data in (train,) if is_training_data(train, validation) else (train, validation):
+        if isinstance(data, CocoPanoptic):
+            data.check_files()
+            lines += [f"{data.json_file}: {len(places)} x {READINGS[kind]}" for kind, places in data.remarks.items() if places]
+            lines += [f"attention: {line}" for line in crowded_classes(data)]
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
+        most = max(pool.map(lambda index: len(validation.read(index)[2]), range(min(len(validation), count))), default=0)
+    if most > queries:
+        lines.append(f"note: some images have {most} segments but the model {queries} queries: raise --queries")
+    if is_training_data(train, validation):
+        lines.append(
+            "note: scores are those of the training data, what was learned by heart: give --validation, or train/ and val/"
+        )
+    return lines
+
+
+def crowded_classes(data: CocoPanoptic) -> list[str]:
+    """A sentence for every class of things nearly all of whose segments are crowds."""
+    index = data.index
+    every = Counter(index.category_ids.tolist())
+    crowds = Counter(index.category_ids[index.crowds].tolist())
+    names = {category.id: category.name for category in data.categories if category.is_thing}
+    return [
+        f"{crowds[i]} of {every[i]} segments of {name!r} are crowds, which are neither trained on nor counted: "
+        "--crowds as-objects reads them as objects"
+        for i, name in names.items()
+        if crowds[i] >= max(1, CROWDED * every[i])
+    ]
 
 
 def augmentation(options: TrainOptions) -> v2.Transform:

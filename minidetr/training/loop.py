@@ -39,7 +39,7 @@ from minidetr.training.checkpoint import (
     write_checkpoint,
 )
 from minidetr.training.devices import PRECISIONS, agreed, start_devices, stop_requested, training_attention
-from minidetr.training.feed import EpochBatches, loader, open_data
+from minidetr.training.feed import EpochBatches, is_training_data, loader, looked_through, open_data
 from minidetr.training.objective import start_step
 from minidetr.training.options import MASK_DROP, TrainOptions
 from minidetr.training.report import SCORES, Report
@@ -95,9 +95,7 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
         model = PanopticDETR(from_plain(Preset, saved["preset"]), data.categories, saved.get("num_classes"))
         place = Place(**saved["place"])
         lines = [*([warning] if warning else []), f"resumed: {folder} at iteration {place.iteration}"]
-    most = max((count_segments(validation, i) for i in range(min(len(validation), 50))), default=0)
-    if most > model.preset.queries:
-        lines.append(f"note: some images have {most} segments but the model {model.preset.queries} queries: raise --queries")
+    lines += looked_through(data, validation, settings.validation_images, model.preset.queries)
     for line in lines:
         say(line)
     report = Report(folder, place.iteration) if accelerator.is_main_process else None
@@ -275,7 +273,8 @@ class Step:
         parts = gather_object([found]) if accelerator.num_processes > 1 else [found]
         if self.run.report is not None:
             scores = scores_of(sum(parts, Evaluation()), data, masks)
-            self.run.report.add(SCORES, {"iteration": place.iteration, "epoch": self.epoch} | scores)
+            measured_on = "training data" if is_training_data(self.run.data, data) else "validation data"
+            self.run.report.add(SCORES, {"iteration": place.iteration, "epoch": self.epoch, "measured on": measured_on} | scores)
             told = ("PQ", "PQ things", "PQ stuff", "box AP")
             tqdm.write(f"iteration {place.iteration}: {', '.join(f'{name} {scores[name]:.1f}' for name in told if name in scores)}")
             score = scores["PQ" if masks else "box AP"]
@@ -345,11 +344,6 @@ def restored_options(saved: dict[str, Any], changed: dict[str, Any]) -> TrainOpt
                 f"--{name} cannot change in a run that goes on: it was {saved.get(name)}; start a new run to change it"
             )
     return options
-
-
-def count_segments(data: PanopticDataset, index: int) -> int:
-    """How many segments an image has."""
-    return len(data.read(index)[2])
 
 
 def check_finite(losses: dict[str, Tensor]) -> None:

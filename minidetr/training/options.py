@@ -49,6 +49,7 @@ class TrainOptions:
     reset: tuple[str, ...] = ()  # stages put back to their random start
     freeze: tuple[str, ...] = FROM_RECIPE  # stages that do not train
     queries: int | None = None
+    crowds: str = "as-crowds"  # or "as-objects": things with iscrowd 1, as CVAT writes every mask, are trained on and counted
     size: int = FROM_RECIPE  # short side in pixels
     augment: str = "full"  # DETR's flips, sizes and crops (of scenes: flips alone); "flip"; or "none"
     scenes: int = 8000  # rendered for training, with --data scenes
@@ -127,6 +128,7 @@ class TrainOptions:
             ("precision", ("auto", "float32", "bfloat16", "float16")),
             ("mask_stride", (1, 4)),
             ("augment", ("full", "flip", "none")),
+            ("crowds", ("as-crowds", "as-objects")),
             ("steps", ("joint", "boxes,masks", "boxes", "masks")),
         ):
             if getattr(self, name) not in allowed:

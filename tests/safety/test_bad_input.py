@@ -347,7 +347,7 @@ CASES: list[tuple[Callable[[Path], Any], str, tuple[str, ...]]] = [
     (drawn(9, "image_id"), ASSEMBLE, ("no image has the image_id 9",)),
     (change("export.json", "categories.1.id", 1), ASSEMBLE, ("the category id 1 occurs twice",)),
     (change("export.json", "images.1.file_name", ""), ASSEMBLE, ("images[1]", "must lie inside its folder")),
-    (change("export.json", "images.0.height", 0), ASSEMBLE, ("image 1 has no 'height' and 'width'", "give the folder of the photos")),
+    (change("export.json", "images.0.height", 0), ASSEMBLE, ("image 1 has no 'height' and 'width'", "give the folder of")),
     (change("export.json", "images.0.width", 10**9), ASSEMBLE, ("images[0]", "more than 90 million pixels")),
     (change("export.json", "images.0.width", 9), WITH_PHOTOS, ("a.png is 8 x 6 pixels", "9 x 6")),
     (gone("data/images/b.png"), WITH_PHOTOS, ("b.png is not there", "add it, remove its entry")),

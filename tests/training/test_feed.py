@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 
-from minidetr.data.coco import write_coco_panoptic
+from minidetr.data.coco import CocoPanoptic, write_coco_panoptic
 from minidetr.errors import InputError
 from minidetr.scenes.dataset import VALIDATION_SEED, SceneData
-from minidetr.training.feed import EpochBatches, Seeded, loader, open_data
+from minidetr.training.feed import EpochBatches, Seeded, is_training_data, loader, looked_through, open_data
 from minidetr.training.options import TrainOptions
 
 SIZE = 64
@@ -226,3 +229,85 @@ def test_targets_of_a_batch_stay_with_their_images(scenes):
     assert batch.images.shape == (2, 3, SIZE, SIZE)
     assert all(t.masks.shape[1:] == size for t, size in zip(targets, batch.sizes, strict=True))
     assert np.isfinite(batch.images.numpy()).all()
+
+
+# --- what is told and found before the first iteration
+
+
+def segment_entry(content: dict) -> dict:
+    return content["annotations"][0]["segments_info"][0]
+
+
+def edited(folder: Path, change: Any) -> Path:
+    content = json.loads((folder / "panoptic.json").read_text())
+    change(content)
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """Three scenes as a data set on disk."""
+    write_coco_panoptic(SceneData(3, seed=5, size=64), tmp_path / "site")
+    return tmp_path / "site"
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_folders_that_hold_validation_data(written: Path, tmp_path: Path, name: str) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(written, both / "train")
+    write_coco_panoptic(SceneData(2, seed=9, size=64), both / name)
+    train, validation = open_data(TrainOptions(preset="tiny", data=str(both), size=64).filled())
+    assert (len(train), len(validation)) == (3, 2) and not is_training_data(train, validation)
+    lines = looked_through(train, validation, 10, 100)
+    assert lines == []
+
+
+def test_scores_of_the_training_data_are_said_to_be_that(written: Path) -> None:
+    train, validation = open_data(TrainOptions(preset="tiny", data=str(written), size=64).filled())
+    assert is_training_data(train, validation)
+    [line] = looked_through(train, validation, 10, 100)
+    assert "scores are those of the training data" in line
+    scenes = SceneData(1, size=64)
+    assert not is_training_data(scenes, scenes)
+
+
+def test_a_class_of_crowds_is_told_and_can_be_read_as_objects(written: Path) -> None:
+    edited(written, lambda c: [s.update(iscrowd=1) for a in c["annotations"] for s in a["segments_info"]])
+    train, validation = open_data(TrainOptions(preset="tiny", data=str(written), size=64).filled())
+    told = [line for line in looked_through(train, validation, 10, 100) if "crowds" in line]
+    things = {c.name for c in train.categories if c.is_thing}
+    assert told and all(line.startswith("attention: ") and any(repr(name) in line for name in things) for line in told)
+    assert all(len(target.labels) == 0 for _, target in train)
+    train, validation = open_data(TrainOptions(preset="tiny", data=str(written), size=64, crowds="as-objects").filled())
+    assert all(len(target.labels) > 0 for _, target in train)
+    assert not [line for line in looked_through(train, validation, 10, 100) if "crowds" in line]
+
+
+def test_what_was_read_otherwise_is_told(written: Path) -> None:
+    edited(written, lambda c: segment_entry(c).update(id=str(segment_entry(c)["id"])))
+    train, validation = open_data(TrainOptions(preset="tiny", data=str(written), size=64).filled())
+    assert any("1 x id that is a text" in line for line in looked_through(train, validation, 10, 100))
+
+
+def test_problems_are_found_before_the_first_iteration(written: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(written, both / "train")
+    shutil.copytree(written, both / "val")
+    options = TrainOptions(preset="tiny", data=str(both), size=64).filled()
+    (both / "val" / "panoptic" / "000002.png").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"val.panoptic.000002\.png"):
+        looked_through(*open_data(options), 10, 100)
+    assert looked_through(*open_data(options), 2, 100) == []  # the third is not judged
+    for name in ("000000.png", "000002.png"):
+        (both / "train" / "images" / name).unlink()
+    with pytest.raises(InputError, match=r"train.images.000000\.png is not a file \(and 1 more of 3\).*check --fix"):
+        looked_through(*open_data(options), 2, 100)
+
+
+def test_a_truth_without_bbox_and_area_is_measured(written: Path, tmp_path: Path) -> None:
+    """panopticapi#57, detectron2#1691: converters write neither; training must not die of it at the first evaluation."""
+    plain = [CocoPanoptic.from_folder(written).read(index)[2] for index in range(3)]
+    edited(written, lambda c: [(s.pop("bbox"), s.pop("area")) for a in c["annotations"] for s in a["segments_info"]])
+    assert [CocoPanoptic.from_folder(written).read(index)[2] for index in range(3)] == plain
+    assert all(len(entry["bbox"]) == 4 and entry["area"] > 0 for entries in plain for entry in entries)
