@@ -125,8 +125,8 @@ class CocoPanoptic(PanopticDataset):
             if absent:
                 more = f" (and {len(absent) - 1} more of {len(names)})" if len(absent) > 1 else ""
                 raise InputError(
-                    f"{finder.folder / absent[0]} is not a file{more}, but {self.json_file} names it: put it there, or write a copy "
-                    "without by `minidetr data check --fix`"
+                    f"{finder.folder / absent[0]} is not a file{more}, but {self.json_file} names it: put it there, or write a "
+                    "copy without by `minidetr data check --fix`"
                 )
 
     def files(self, index: int) -> tuple[Path, Path]:
