@@ -64,9 +64,9 @@ def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple
         lines.append(f"new: {', '.join(new)}, which {options.from_} lacks")
     if not same_classes:
         drop(state, ("heads.classes.",))
-        known = len(source.categories)
-        new_head = f"replaced: the class head, {known} classes by {len(categories)}"
-        lines.append(new_head if known else f"new: the class head for {len(categories)} classes, which {options.from_} lacks")
+        before, after = len(source.categories), len(categories)
+        new = f"new: the class head for {after} class{'es' * (after != 1)}, which {options.from_} lacks"
+        lines.append(f"replaced: the class head, {before} classes by {after}" if before else new)
     before, after = source.preset.queries, shape.queries
     if before != after:
         fresh = model.decoder.query_embedding.weight.detach().clone()  # N d
