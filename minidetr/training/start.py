@@ -65,8 +65,8 @@ def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple
     if not same_classes:
         drop(state, ("heads.classes.",))
         before, after = len(source.categories), len(categories)
-        new = f"new: the class head for {after} class{'es' * (after != 1)}, which {options.from_} lacks"
-        lines.append(f"replaced: the class head, {before} classes by {after}" if before else new)
+        fresh_head = f"new: the class head for {after} class{'es' * (after != 1)}, which {options.from_} lacks"
+        lines.append(f"replaced: the class head, {before} classes by {after}" if before else fresh_head)
     before, after = source.preset.queries, shape.queries
     if before != after:
         fresh = model.decoder.query_embedding.weight.detach().clone()  # N d
