@@ -1,4 +1,4 @@
-"""Exceptions whose message is the sentence that the user reads."""
+"""Exceptions and warnings whose message is the sentence that the user reads."""
 
 
 class InputError(ValueError):
@@ -6,6 +6,10 @@ class InputError(ValueError):
 
     The command line prints it on stderr and exits with 2; from Python it is an ordinary `ValueError`.
     """
+
+
+class InputWarning(UserWarning):
+    """Something about the user's input that stops nothing but should be known, in one sentence; the command line prints it."""
 
 
 class WorkerDied(RuntimeError):  # noqa: N818 (it says what happened)

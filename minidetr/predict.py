@@ -95,8 +95,10 @@ def output_folder(folder: Path, names: Sequence[str] = WRITTEN, overwrite: bool 
             shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
 
 
-def load_model(name_or_path: str, device: str | None = None, preset: str | None = None) -> PanopticDETR:
-    """A model in eval mode on `device` (None: the GPU when there is one); `preset` as in `PanopticDETR.from_pretrained`.
+def load_model(
+    name_or_path: str, device: str | None = None, preset: str | None = None, categories: str | None = None
+) -> PanopticDETR:
+    """A model in eval mode on `device` (None: the GPU when there is one); the rest as in `PanopticDETR.from_pretrained`.
 
     Raises InputError for an unknown model or device.
     """
@@ -105,7 +107,7 @@ def load_model(name_or_path: str, device: str | None = None, preset: str | None 
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(f"there is no device {chosen!r} here: use cpu, or cuda where PyTorch finds a GPU") from None
-    return PanopticDETR.from_pretrained(name_or_path, preset).to(chosen).eval()
+    return PanopticDETR.from_pretrained(name_or_path, preset, categories).to(chosen).eval()
 
 
 def segment_into(

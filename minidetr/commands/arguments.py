@@ -8,6 +8,8 @@ from collections.abc import Callable
 Commands = argparse._SubParsersAction  # of ArgumentParsers; the type argparse gives no public name
 Arguments = argparse.Namespace
 
+CATEGORIES_HELP = "what the model's classes are, where its file doesn't say: a JSON with categories in COCO's format, or coco"
+
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
     """`--debug`, before the command's name or behind it."""

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from minidetr.commands.arguments import Arguments, Commands, add_command, fraction, whole_number
+from minidetr.commands.arguments import CATEGORIES_HELP, Arguments, Commands, add_command, fraction, whole_number
 
 
 def add_data(commands: Commands) -> None:
@@ -93,6 +93,8 @@ def add_label_stuff(commands: Commands) -> None:
     parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a photo, or a folder of them")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write, new or empty")
     parser.add_argument("--weights", required=True, metavar="NAME", help="detr-r101-panoptic, ..., tiny, or a file or run")
+    parser.add_argument("--preset", metavar="NAME", help="the published model that a renamed or fine-tuned file has the shape of")
+    parser.add_argument("--categories", metavar="FILE.json", help=CATEGORIES_HELP)
     parser.add_argument(
         "--map", type=Path, metavar="FILE.toml", help="which of its classes are which stuff (default: COCO's 53 into 15 and misc)"
     )
@@ -108,7 +110,7 @@ def run_label_stuff(arguments: Arguments) -> None:
     from minidetr.predict import load_model
 
     mapping = StuffMapping.read(arguments.map or EXAMPLE)
-    model = load_model(arguments.weights, arguments.device)
+    model = load_model(arguments.weights, arguments.device, arguments.preset, arguments.categories)
     shares = label_stuff(
         [arguments.photos], arguments.out, model, mapping, arguments.threshold, arguments.batch_size, arguments.overwrite
     )

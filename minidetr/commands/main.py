@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from minidetr.commands.arguments import add_debug
 from minidetr.commands.data import add_data
@@ -22,14 +24,16 @@ from minidetr.commands.evaluate import add_evaluate
 from minidetr.commands.predict import add_predict
 from minidetr.commands.scenes import add_scenes
 from minidetr.commands.train import add_train
-from minidetr.errors import InputError, WorkerDied
+from minidetr.errors import InputError, InputWarning, WorkerDied
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` is the command line without the program's name (None: this process's)."""
     arguments = build_parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        with warnings.catch_warnings():
+            show_plainly()
+            arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -44,6 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"minidetr: {sentence}", file=sys.stderr)
         return 2
     return 0
+
+
+def show_plainly() -> None:
+    """Have warnings about the user's input printed as one line each, on stderr; others as ever."""
+    as_ever = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, InputWarning):
+            print(f"minidetr: note: {message}", file=sys.stderr)
+        else:
+            as_ever(message, category, *place, **more)
+
+    warnings.simplefilter("always", InputWarning)
+    warnings.showwarning = show  # type: ignore[assignment]  # whatever else it is given is passed on
 
 
 def one_sentence(error: Exception) -> str | None:

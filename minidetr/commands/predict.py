@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from minidetr.commands.arguments import Arguments, Commands, add_command, fraction, whole_number
+from minidetr.commands.arguments import CATEGORIES_HELP, Arguments, Commands, add_command, fraction, whole_number
 
 
 def add_predict(commands: Commands) -> None:
@@ -16,8 +16,11 @@ def add_predict(commands: Commands) -> None:
         "predict photos/ --model detr-r50-panoptic --output result",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO-OR-FOLDER", help="image files, or folders of them")
-    parser.add_argument("--model", required=True, metavar="NAME", help="tiny, detr-r50-panoptic, ..., or a file or run")
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="tiny, detr-r50-panoptic, ..., a file or run, or ORG/NAME of the hub"
+    )
     parser.add_argument("--preset", metavar="NAME", help="the published model that a renamed or fine-tuned file has the shape of")
+    parser.add_argument("--categories", metavar="FILE.json", help=CATEGORIES_HELP)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write, new or empty")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in DIR")
     parser.add_argument("--threshold", type=fraction, metavar="SCORE", help="drop what scores below, 0 to 1 (default: the model's)")
@@ -33,7 +36,7 @@ def run_predict(arguments: Arguments) -> None:
     photos = find_photos(arguments.photos)
     with output_folder(arguments.output, overwrite=arguments.overwrite) as part:
         check_photos(photos)
-        model = load_model(arguments.model, arguments.device, arguments.preset)
+        model = load_model(arguments.model, arguments.device, arguments.preset, arguments.categories)
         segment_into(part, photos, model, arguments.threshold, arguments.batch_size, arguments.precision, say=say)
     print(f"{len(photos)} photo{'s' * (len(photos) > 1)} -> {arguments.output} (panoptic.json, panoptic/, overlays/)")
 

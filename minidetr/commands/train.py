@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from minidetr.commands.arguments import Arguments, Commands, add_command
+from minidetr.commands.arguments import CATEGORIES_HELP, Arguments, Commands, add_command
 from minidetr.presets import TRAINABLE
 from minidetr.training.options import STAGES, TrainOptions
 
@@ -36,6 +36,7 @@ def add_train(commands: Commands) -> None:
 
     start = parser.add_argument_group("where it starts")
     start.add_argument("--from", dest="from_", metavar="NAME-OR-PATH", help="published or own weights to fine-tune")
+    start.add_argument("--categories", metavar="FILE.json", help=f"of --from: {CATEGORIES_HELP}")
     start.add_argument("--backbone-weights", metavar="FILE", help="ImageNet weights with torchvision's names, imagenet or none")
     start.add_argument("--reset", type=stage_list, metavar="STAGES", help=f"stages put back to random weights, of {stages}")
     start.add_argument("--freeze", type=stage_list, metavar="STAGES", help="stages that do not train, of the same names")

@@ -72,11 +72,11 @@ class PanopticDETR(nn.Module):
             self.mask_head = MaskHead(d, M, preset.mask_widths, self.backbone.channels)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, preset: str | None = None) -> PanopticDETR:
-        """Published weights by name, the shipped `tiny`, or a file or run of one's own; see `minidetr.weights.load`."""
+    def from_pretrained(cls, name_or_path: str | Path, preset: str | None = None, categories: Any = None) -> PanopticDETR:
+        """Weights by a name (published, shipped, or org/name of the hub), or a file or folder; see `minidetr.weights.load`."""
         from minidetr.weights.load import load
 
-        return load(name_or_path, preset)
+        return load(name_or_path, preset, categories)
 
     @classmethod
     def from_official(cls, state_dict: dict[str, Tensor], name: str) -> PanopticDETR:

@@ -23,7 +23,7 @@ class MaskHead(nn.Module):
         super().__init__()
         inputs = (width + heads, *widths[:-1])
         self.convolutions = nn.ModuleList(nn.Conv2d(i, o, kernel_size=3, padding=1) for i, o in zip(inputs, widths, strict=True))
-        self.norms = nn.ModuleList(nn.GroupNorm(8, o) for o in widths)
+        self.norms = nn.ModuleList(nn.GroupNorm(min(8, o), o) for o in widths)
         finer = (channels[2], channels[1], channels[0])  # Res4, Res3, Res2
         self.laterals = nn.ModuleList(nn.Conv2d(c, o, kernel_size=1) for c, o in zip(finer, widths[1:4], strict=True))
         self.output = nn.Conv2d(widths[-1], 1, kernel_size=3, padding=1)

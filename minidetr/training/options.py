@@ -45,6 +45,7 @@ class TrainOptions:
     validation: str | None = None  # a folder; by default DATA/val, else the training data itself
     steps: str = "joint"  # or "boxes,masks", "boxes", "masks"
     from_: str | None = None  # weights to start from: a name or a path
+    categories: str | None = None  # what the classes of `from_` are, if it doesn't say: a JSON with categories, or "coco"
     backbone_weights: str | None = None  # "imagenet" (torchvision's) or a file with torchvision's key names
     reset: tuple[str, ...] = ()  # stages put back to their random start
     freeze: tuple[str, ...] = FROM_RECIPE  # stages that do not train

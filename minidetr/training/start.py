@@ -15,6 +15,8 @@ from minidetr.model import PanopticDETR
 from minidetr.panoptic import Category
 from minidetr.presets import Preset, preset
 from minidetr.training.options import STAGES, TrainOptions
+from minidetr.weights.files import read_pickle, read_safetensors, unwrapped
+from minidetr.weights.load import load
 
 
 def starting_model(options: TrainOptions, categories: list[Category]) -> tuple[PanopticDETR, list[str]]:
@@ -44,7 +46,7 @@ def adjusted(shape: Preset, options: TrainOptions) -> Preset:
 
 def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple[PanopticDETR, list[str]]:
     """The weights of `options.from_` in a model for `categories`: what fits is kept, the rest starts from random weights."""
-    source = PanopticDETR.from_pretrained(str(options.from_))
+    source = load(str(options.from_), categories=options.categories, otherwise=options.preset, headless=True)
     shape = adjusted(source.preset, replace(options, queries=options.queries or source.preset.queries))
     if shape.mask_widths is None and options.steps != "boxes":
         shape = replace(shape, mask_widths=preset("r50").mask_widths)  # a detection model learns masks with a new head
@@ -62,7 +64,9 @@ def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple
         lines.append(f"new: {', '.join(new)}, which {options.from_} lacks")
     if not same_classes:
         drop(state, ("heads.classes.",))
-        lines.append(f"replaced: the class head, {len(source.categories)} classes by {len(categories)}")
+        before, after = len(source.categories), len(categories)
+        fresh_head = f"new: the class head for {after} class{'es' * (after != 1)}, which {options.from_} lacks"
+        lines.append(f"replaced: the class head, {before} classes by {after}" if before else fresh_head)
     before, after = source.preset.queries, shape.queries
     if before != after:
         fresh = model.decoder.query_embedding.weight.detach().clone()  # N d
@@ -104,8 +108,6 @@ def drop(state: dict[str, Tensor], prefixes: tuple[str, ...]) -> None:
 
 def backbone_state(source: str, backbone: str, model: PanopticDETR) -> dict[str, Tensor]:
     """ImageNet weights with torchvision's key names: downloaded ("imagenet") or from a file. Raises InputError."""
-    from minidetr.weights.files import read_pickle, read_safetensors
-
     if source == "imagenet":
         if backbone not in torchvision.models.list_models():
             raise InputError(f"--backbone-weights imagenet: there are none for the backbone {backbone}; leave the option out")
@@ -124,7 +126,8 @@ def backbone_state(source: str, backbone: str, model: PanopticDETR) -> dict[str,
             raise InputError(
                 f"--backbone-weights {path} is not a file: give weights with torchvision's key names, imagenet or none"
             )
-        state = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
+        state = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_pickle(path)[0]
+        state = unwrapped(state, path, ("backbone", "resnet"))
     expected = model.backbone.resnet.state_dict()
     # Neither the classifier nor the counters of batch normalisation, which frozen normalisation lacks, have a place here.
     state = {k: v for k, v in state.items() if k in expected or not (k.startswith("fc.") or k.endswith("num_batches_tracked"))}

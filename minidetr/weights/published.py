@@ -15,7 +15,7 @@ from minidetr.model import PanopticDETR
 from minidetr.panoptic import Category
 from minidetr.presets import PUBLISHED, PUBLISHED_ADDRESS, Preset
 from minidetr.presets import preset as preset_of
-from minidetr.weights.files import hash_of
+from minidetr.weights.files import hash_of, unwrapped
 
 # The map between names: published -> minidetr. Every row replaces a part of a key; read right to left it is the way back.
 OFFICIAL_NAMES = (
@@ -37,6 +37,9 @@ OFFICIAL_NAMES = (
     *((f"mask_head.adapter{i + 1}.", f"mask_head.laterals.{i}.") for i in range(3)),
     ("mask_head.out_lay.", "mask_head.output."),
 )
+
+
+COCO_CLASSES = (91, 250)  # outputs of the published detection and panoptic models
 
 
 def cached(name: str) -> Path | None:
@@ -67,21 +70,42 @@ def from_official(state_dict: dict[str, Tensor], name: str) -> PanopticDETR:
 
     `name` is one of the published models'. Raises InputError when a key is missing, left over or of another shape.
     """
-    return from_renamed(official_to_own(state_dict), preset_of(name), name)
+    own = official_to_own(unwrapped(state_dict, name))
+    return from_renamed(own, preset_of(name), name, coco_categories(outputs_of(own, name)))
 
 
-def from_renamed(
-    state: dict[str, Tensor], preset: Preset, source: str | Path, categories: list[Category] | None = None
-) -> PanopticDETR:
-    """A model in eval mode from a state dict in minidetr's names."""
-    try:
-        logits, queries = len(state["heads.classes.bias"]), len(state["decoder.query_embedding.weight"])
-    except KeyError as error:
-        raise InputError(f"{source}: the weights lack {error}: they are not those of a DETR") from None
+def outputs_of(state: dict[str, Tensor], source: str | Path) -> int:
+    """The number of classes C of a state dict in minidetr's names: its class head has one output more, "no object"."""
+    for key in ("decoder.query_embedding.weight", "heads.classes.bias"):
+        if key in state and (state[key].ndim == 0 or len(state[key]) < 1):
+            raise InputError(f"{source}: the weights have another shape for {key}: they belong to another model")
+    if "decoder.query_embedding.weight" not in state:
+        raise InputError(f"{source}: the weights lack 'decoder.query_embedding.weight': they are not those of a DETR")
+    if "heads.classes.bias" not in state:
+        raise InputError(
+            f"{source}: the class head is missing (class_embed, in published names), so it can only be trained from: "
+            f"minidetr train --from {source} --data FOLDER gives it a new one"
+        )
+    return len(state["heads.classes.bias"]) - 1
+
+
+def from_renamed(state: dict[str, Tensor], preset: Preset, source: str | Path, categories: list[Category]) -> PanopticDETR:
+    """A model in eval mode from a state dict in minidetr's names; queries, and whether it has masks, follow from the weights.
+
+    Raises InputError when a key is missing, left over or of another shape, or when no model of these sizes can be built.
+    """
+    logits, queries = outputs_of(state, source), len(state["decoder.query_embedding.weight"])
     if preset.mask_widths and "mask_head.output.weight" not in state:
         preset = replace(preset, mask_widths=None)
-    with torch.device("meta"):  # no time spent on values that the weights replace
-        model = PanopticDETR(replace(preset, queries=queries), categories or coco_categories(logits - 1), logits - 1)
+    try:
+        if max(preset.encoder_layers, preset.decoder_layers) > len(state):  # sizes from a file may be any number
+            raise ValueError(f"{preset.encoder_layers} + {preset.decoder_layers} layers are more than the weights have")
+        with torch.device("meta"):  # no time spent on values that the weights replace
+            model = PanopticDETR(replace(preset, queries=queries), categories, logits)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    except Exception as error:  # PyTorch's modules assert and divide
+        raise InputError(f"{source}: no model has the sizes it is said to have ({error}): give the preset= that it has") from error
     assign(model, state, source)
     return model.eval()
 
@@ -89,6 +113,8 @@ def from_renamed(
 def assign(model: PanopticDETR, state: dict[str, Tensor], source: str | Path) -> None:
     """Put a state dict in minidetr's names into a model on the meta device, in float32. Raises InputError if it doesn't fit."""
     expected = model.state_dict()
+    # A model trained without frozen normalisation has counters beside the statistics: frozen normalisation needs none.
+    state = {key: value for key, value in state.items() if key in expected or not key.endswith("num_batches_tracked")}
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     wrong = [k for k in expected if k in state and expected[k].shape != state[k].shape]
     for keys, what in ((missing, "lack"), (unexpected, "have beyond the model"), (wrong, "have another shape for")):
@@ -123,9 +149,14 @@ def own_to_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return official
 
 
+def nameless(num_classes: int) -> list[Category]:
+    """Categories 0..C-1 for outputs of which nobody said what they are, things all."""
+    return [Category(i, f"class {i}", True) for i in range(num_classes)]
+
+
 def coco_categories(num_classes: int) -> list[Category]:
     """COCO's 133 panoptic categories (250 classes) or the 80 things among them (91); else nameless things 0..C-1."""
-    if num_classes not in (91, 250):
-        return [Category(i, f"class {i}", True) for i in range(num_classes)]
+    if num_classes not in COCO_CLASSES:
+        return nameless(num_classes)
     rows = json.loads(Path(__file__).with_name("coco_categories.json").read_text(encoding="utf-8"))
     return [Category(r["id"], r["name"], bool(r["isthing"])) for r in rows if r["id"] < num_classes]

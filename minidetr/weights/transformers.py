@@ -1,25 +1,22 @@
-"""The files of `transformers`: their names to the published ones, and the model that their config.json describes."""
+"""The files of `transformers`: their names to the published ones, and what their config.json says of the model."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minidetr.errors import InputError
-from minidetr.model import PanopticDETR
-from minidetr.panoptic import Category
-from minidetr.presets import PUBLISHED, Preset
-from minidetr.presets import preset as preset_of
-from minidetr.weights.published import from_renamed, official_to_own
+from minidetr.panoptic import Category, read_json
+from minidetr.presets import Preset
+from minidetr.weights.published import COCO_CLASSES, coco_categories, nameless
 
 # Each row replaces a part of a key (patterns, since it numbers a ResNet's stages from 0): -> published names.
 TRANSFORMERS_NAMES = (
-    (r"^(detr\.)?(model\.)?", ""),
-    (r"backbone\.(conv_encoder\.)?model\.", "backbone.0.body."),
+    (r"^backbone\.(conv_encoder\.)?model\.(_backbone\.)?", "backbone.0.body."),
     (r"embedder\.embedder\.convolution\.", "conv1."),
     (r"embedder\.embedder\.normalization\.", "bn1."),
     (r"body\.encoder\.stages\.(\d)\.layers\.", lambda m: f"body.layer{int(m[1]) + 1}."),
@@ -50,39 +47,25 @@ TRANSFORMERS_NAMES = (
 )
 
 
-def from_transformers(state_dict: dict[str, Tensor], path: Path, preset: str | None) -> PanopticDETR:
-    """A model from a `.safetensors` of `transformers`' DetrForSegmentation or DetrForObjectDetection.
-
-    The architecture is read from the `config.json` beside it, or said by `preset`. Raises InputError.
-    """
+def transformers_to_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of `transformers`' DetrForSegmentation or DetrForObjectDetection -> published ones; published ones stay as they are."""
     fused: dict[str, Tensor] = {}
     for key, value in state_dict.items():
         for pattern, replacement in TRANSFORMERS_NAMES:
             key = re.sub(pattern, replacement, key)
-        if not key.endswith("num_batches_tracked"):
-            fused[key] = value
+        fused[key] = value
     for key in [k for k in fused if ".q_proj." in k]:  # queries, keys and values: three projections there, one of 3 d here
         leaf = key.rsplit(".", 1)[1]
         parts = [fused.pop(key.replace(".q_proj.", f".{p}_proj."), torch.empty(0)) for p in "qkv"]
-        fused[key.replace(f".q_proj.{leaf}", f".in_proj_{leaf}")] = torch.cat(parts)
-    categories = None
-    config_file = path.with_name("config.json")
-    if preset is not None:
-        chosen = preset_of(preset)
-    elif config_file.is_file():
-        chosen, categories = read_transformers_config(config_file)
-    else:
-        raise InputError(
-            f"{path} does not say which model it is: put its config.json beside it, or give preset=, one of {', '.join(PUBLISHED)}"
-        )
-    own = official_to_own(fused)
-    return from_renamed(own, chosen, path, categories if len(own.get("heads.classes.bias", ())) not in (92, 251) else None)
+        if parts[0].ndim and len({part.shape for part in parts}) == 1:  # else it is left out, and missed
+            fused[key.replace(f".q_proj.{leaf}", f".in_proj_{leaf}")] = torch.cat(parts)
+    return fused
 
 
-def read_transformers_config(path: Path) -> tuple[Preset, list[Category]]:
-    """The preset and the categories of a `config.json` of `transformers`."""
+def preset_of_config(path: Path) -> Preset:
+    """The preset of a `config.json` of `transformers`. Raises InputError when it is that of another model."""
+    config = read_json(path, "the config.json of a DETR of transformers")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         inner = config.get("backbone_config") or {}  # of a ResNet by its depths, or of a timm model by its name
         depths, named = tuple(inner.get("depths") or ()), inner.get("backbone") or config.get("backbone")
         backbone = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (): named}.get(depths)
@@ -90,20 +73,44 @@ def read_transformers_config(path: Path) -> tuple[Preset, list[Category]]:
             raise InputError(
                 f"{path}: the backbone {backbone or depths} is not one of resnet50 and resnet101, which minidetr knows"
             )
-        d, M = config["d_model"], config["encoder_attention_heads"]
-        chosen = Preset(
-            backbone=backbone,
-            dilation=bool(config.get("dilation", False)),
-            width=d,
-            heads=M,
-            feedforward=config["encoder_ffn_dim"],
-            encoder_layers=config["encoder_layers"],
-            decoder_layers=config["decoder_layers"],
-            mask_widths=(d + M, d // 2, d // 4, d // 8, d // 16),
-        )
-        labels = config.get("id2label") or {}
-        return chosen, [Category(int(i), str(n), True) for i, n in labels.items()]
+        sizes = {
+            "width": config["d_model"],
+            "heads": config["encoder_attention_heads"],
+            "feedforward": config["encoder_ffn_dim"],
+            "encoder_layers": config["encoder_layers"],
+            "decoder_layers": config["decoder_layers"],
+        }
+        return preset_of_sizes(backbone, bool(config.get("dilation", False)), sizes)
     except InputError:
         raise
     except Exception as error:  # a file from elsewhere may hold anything
         raise InputError(f"{path}: {error!r} is missing or wrong: it is not the config.json of a DETR of transformers") from error
+
+
+def preset_of_sizes(backbone: str, dilation: bool, sizes: dict[str, Any]) -> Preset:
+    """A preset with the mask head's widths that the published code derives from the others. Raises ValueError for a wrong size."""
+    for name, value in sizes.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} = {value!r}")
+    d, M = sizes["width"], sizes["heads"]
+    return Preset(backbone=backbone, dilation=dilation, mask_widths=(d + M, d // 2, d // 4, d // 8, d // 16), **sizes)
+
+
+def labels_of_config(path: Path, num_classes: int) -> list[Category] | None:
+    """The categories 0..C-1 that a `config.json` of `transformers` names in its `id2label`; None where it names none.
+
+    Labels beyond the model's classes are ignored, and classes without one are nameless; all are things, which the file does not
+    say. COCO's own labels give COCO's categories, stuff among them. LABEL_0, LABEL_1, ... are `transformers`' words for no names.
+    """
+    labels = read_json(path, "the config.json of a DETR of transformers").get("id2label") or {}
+    try:
+        names = {int(i): name for i, name in labels.items() if 0 <= int(i) < num_classes and name != f"LABEL_{int(i)}"}
+        if not all(isinstance(name, str) for name in names.values()):
+            raise TypeError("a label is no text")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: the field 'id2label' must have a name for each class's number, but {error}: mend it") from None
+    if not names:
+        return None
+    if num_classes in COCO_CLASSES and all(names.get(c.id) == c.name for c in coco_categories(num_classes)):
+        return coco_categories(num_classes)
+    return [Category(c.id, names.get(c.id, c.name), True) for c in nameless(num_classes)]

@@ -50,7 +50,7 @@ class StandIn(torch.nn.Module):
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
-    monkeypatch.setattr(PanopticDETR, "from_pretrained", classmethod(lambda cls, name, preset=None: stand_in))
+    monkeypatch.setattr(PanopticDETR, "from_pretrained", classmethod(lambda cls, name, preset=None, categories=None: stand_in))
     return stand_in
 
 

@@ -169,7 +169,7 @@ def test_the_command(photos, tmp_path, capsys, monkeypatch):
 
     mapping_of(tmp_path, MAPPING)
     loaded = []
-    monkeypatch.setattr("minidetr.predict.load_model", lambda name, device: loaded.append((name, device)) or StandIn())
+    monkeypatch.setattr("minidetr.predict.load_model", lambda name, device, *_: loaded.append((name, device)) or StandIn())
     parser = argparse.ArgumentParser()
     add_data(parser.add_subparsers())
     words = ["data", "label-stuff", str(photos), str(tmp_path / "out"), "--weights", "tiny", "--map", str(tmp_path / "stuff.toml")]

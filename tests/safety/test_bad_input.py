@@ -242,7 +242,7 @@ CASES: list[tuple[Callable[[Path], Any], str, tuple[str, ...]]] = [
         PREDICT.replace("tiny", "w.safetensors"),
         ("w.safetensors does not say which model it is", "config.json"),
     ),
-    (saved("w.pth", {"model": {}}), PREDICT.replace("tiny", "w.pth"), ("w.pth does not say which model it is", "preset")),
+    (saved("w.pth", {"model": {"a": torch.zeros(1)}}), PREDICT.replace("tiny", "w.pth"), ("w.pth does not say which", "preset")),
     (saved("w.pth", {"a": 1}), PREDICT.replace("tiny", "w.pth --preset detr-r50"), ("w.pth holds no state dict",)),
     (saved("w.pth", {"a": torch.zeros(1)}), PREDICT.replace("tiny", "w.pth --preset detr-r50"), ("not those of a DETR",)),
     (saved("w.pth", {"a": torch.zeros(1)}), PREDICT.replace("tiny", "w.pth --preset r99"), ("no preset 'r99'", "detr-r50")),

@@ -168,6 +168,14 @@ def test_a_backbone_file_with_the_names_of_torchvision(imagenet, tmp_path, suffi
     assert lines == [f"backbone: loaded from {path}", "everything else starts from random weights"]
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "backbone.", "model.backbone."])
+def test_a_backbone_file_with_the_words_of_frameworks(imagenet, tmp_path, prefix):
+    path = tmp_path / "resnet18.pth"
+    torch.save({"state_dict": {prefix + key: value for key, value in imagenet.items()}, "arch": "resnet18"}, path)
+    state = start(preset="r18", backbone_weights=str(path))[0].backbone.resnet.state_dict()
+    assert len(state) == 100 and all(torch.equal(value, imagenet[key]) for key, value in state.items())
+
+
 def test_a_backbone_file_that_does_not_fit(imagenet, tmp_path):
     larger, wider, missing = (tmp_path / f"{name}.safetensors" for name in ("larger", "wider", "half"))
     save_file(imagenet | {"layer1.2.conv1.weight": torch.zeros(64, 64, 3, 3)}, larger)  # as a ResNet-34 has it
