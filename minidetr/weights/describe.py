@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minidetr.data.coco import read_category, read_value
+from minidetr.data.index import read_category, read_value
 from minidetr.errors import InputError, InputWarning
 from minidetr.panoptic import Category, read_json
 from minidetr.presets import PUBLISHED, Preset
