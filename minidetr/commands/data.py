@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from minidetr.commands.arguments import CATEGORIES_HELP, Arguments, Commands, add_command, fraction, whole_number
+from minidetr.errors import InputError
 
 
 def add_data(commands: Commands) -> None:
@@ -32,10 +33,17 @@ def add_assemble(commands: Commands) -> None:
         commands,
         run_assemble,
         "turn an annotation export and its photos into a panoptic data set, one segment a pixel",
-        "data assemble export.json photos/ data/site --under stuff/",
+        "data assemble export.json photos/ data/site --under stuff/\n  minidetr data assemble unzipped/ data/site",
     )
-    parser.add_argument("export", type=Path, metavar="EXPORT.json", help="COCO detection format, as CVAT and others export it")
-    parser.add_argument("photos", metavar="PHOTOS", help="folder of the photos, or - for none (the sizes in the export will do)")
+    parser.add_argument(
+        "export",
+        type=Path,
+        metavar="EXPORT",
+        help="a JSON in COCO detection format, or the folder that CVAT, Roboflow, Label Studio, COCO, Cityscapes or ADE20k gave",
+    )
+    parser.add_argument(
+        "photos", nargs="?", metavar="PHOTOS", help="of a JSON: folder of the photos, or - for none (the sizes in it will do)"
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write, new or empty")
     parser.add_argument(
         "--order",
@@ -64,20 +72,20 @@ def add_assemble(commands: Commands) -> None:
 def run_assemble(arguments: Arguments) -> None:
     """Assemble and tell everything that was met."""
     from minidetr.curate.assemble import assemble
+    from minidetr.curate.assemble_folder import assemble_folder
 
-    photos = None if arguments.photos == "-" else Path(arguments.photos)
     stuff = [text.strip() for text in arguments.stuff.split(",")] if arguments.stuff is not None else None
-    report = assemble(
-        arguments.export,
-        photos,
-        arguments.out,
-        arguments.order,
-        stuff,
-        arguments.under,
-        arguments.overwrite,
-        arguments.skip_missing,
-        arguments.crowds,
-    )
+    flags = (arguments.overwrite, arguments.skip_missing, arguments.crowds)
+    if arguments.export.is_dir():
+        if arguments.photos is not None:
+            raise InputError(f"{arguments.export} is a folder, in which photos are looked for: leave {arguments.photos} out")
+        made = assemble_folder(arguments.export, arguments.out, arguments.order, stuff, arguments.under, *flags)
+        print(f"{arguments.export} -> {arguments.out}: {made.summary()}")
+        return
+    if arguments.photos is None:
+        raise InputError(f"give the photos of {arguments.export}, too: EXPORT.json PHOTOS OUT, with - for none")
+    photos = None if arguments.photos == "-" else Path(arguments.photos)
+    report = assemble(arguments.export, photos, arguments.out, arguments.order, stuff, arguments.under, *flags)
     print(f"{arguments.export} -> {arguments.out} (panoptic.json, panoptic/, detection.json{', images/' if photos else ''})")
     print(report.summary())
 

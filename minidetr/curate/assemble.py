@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -89,6 +89,7 @@ def assemble(
     overwrite: bool = False,
     skip_missing: bool = False,
     crowds: str = "as-crowds",
+    without: Collection[int] = (),
 ) -> Assembled:
     """Write OUT/panoptic.json, OUT/panoptic/*.png, OUT/detection.json (a box a segment) and OUT/images, whole or not at all.
 
@@ -100,6 +101,7 @@ def assemble(
       and without one a category is of things, which is what people draw by hand.
     - `skip_missing` leaves out, and counts, annotations of unlisted images, and images whose photo is missing or can't be read.
     - `crowds`: "as-crowds" keeps things with `iscrowd` 1 as crowds, which are not trained on; "as-objects" reads them as objects.
+    - `without`: ids of categories that are left out as if the export did not list them.
     - `under` is a folder that `label_stuff` wrote. Its segments fill the pixels that no annotation covers; classes of the same
       name are the same class, new ones get new ids.
 
@@ -110,7 +112,7 @@ def assemble(
         raise InputError(f"crowds must be one of {', '.join(CROWDS)}, not {crowds!r}")
     if photos_dir is not None and not Path(photos_dir).is_dir():
         raise InputError(f"{photos_dir} is not a folder: give the folder of the photos, or - to do without")
-    export = read_export(export_json, stuff, photos_dir, skip_missing, crowds)
+    export = read_export(export_json, stuff, photos_dir, skip_missing, crowds, without)
     below = PredictedStuff(Path(under), export) if under is not None else None
     categories = below.categories if below else export.categories
     report = Assembled(stuff_names=[c.name for c in categories.values() if not c.is_thing])

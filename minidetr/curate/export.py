@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Export:
 
 
 EXPORT_FINDINGS = {
+    "parent": "category above all others, as Roboflow adds it, that no annotation has: left out",
     "orphan": "annotation of an image that is not listed: left out",
     "no-photo": "image whose photo is not in the folder: left out with its annotations",
     "crowd-class": "class nearly all of whose annotations are crowds, which training and evaluation leave out; "
@@ -58,11 +59,12 @@ def read_export(
     photos: str | Path | None = None,
     skip_missing: bool = False,
     crowds: str = "as-crowds",
+    without: Collection[int] = (),
 ) -> Export:
     """Read and check a COCO detection file, in whatever form other tools write it (see `data.foreign`).
 
-    `stuff`, `skip_missing` and `crowds` as `assemble` says; `photos` is the folder in which file names are looked for (None: they
-    are taken as written). Raises InputError, naming the file, the entry and the field.
+    `stuff`, `skip_missing`, `crowds` and `without` as `assemble` says; `photos` is the folder in which file names are looked for
+    (None: they are taken as written). Raises InputError, naming the file, the entry and the field.
     """
     path, remarks = Path(path), new_remarks()
     finder = Finder(photos) if photos is not None else None
@@ -74,6 +76,9 @@ def read_export(
     for where, entry in _list(content, "categories", path):
         says = {"isthing": 1} if isinstance(entry, dict) and entry.get("isthing") is None else {}
         category = read_category({**entry, **says} if isinstance(entry, dict) else entry, where)
+        if category.id in without:
+            remarks["parent"].append(("", category.name))
+            continue
         if category.id in categories:
             raise InputError(f"{where}: the category id {category.id} occurs twice, give each category its own")
         if any(category.name == other.name for other in categories.values()):
