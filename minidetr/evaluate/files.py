@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from numbers import Integral, Real
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
+from minidetr.data.names import stem_of
 from minidetr.errors import InputError
 from minidetr.panoptic import MAX_CATEGORY_ID, MAX_PIXELS, Category, path_inside
 
@@ -91,28 +92,43 @@ class PanopticFile:
         where = f"the annotation of image {annotation['image_id']} in {self.path}"
         return path_inside(Path(self.folder), annotation["file_name"], where)
 
-    def by_stem(self) -> dict[str, dict]:
-        """The annotations by the name of their image's file without folder and extension; without `images`, by the PNG's."""
-        file_names = {}
+    def file_names(self) -> dict[int | str, str]:
+        """The name of every annotated image's file, by image id; without `images`, that of the PNG."""
+        names = {image_id: annotation["file_name"] for image_id, annotation in self.annotations.items()}
         for image in require(self.content, "images", list, self.path) if "images" in self.content else ():
             where = f"an image of {self.path}"
-            file_names[require(image, "id", (Integral, str), where)] = require(image, "file_name", str, where)
+            image_id, name = require(image, "id", (Integral, str), where), require(image, "file_name", str, where)
+            if image_id in names:
+                names[image_id] = name
+        return names
+
+    def by_path(self) -> dict[str, dict]:
+        """The annotations by their image's path without extension; none where two would have the same."""
+        paths = {image_id: stem_of(name) for image_id, name in self.file_names().items()}
+        found = {path: self.annotations[image_id] for image_id, path in paths.items()}
+        return found if len(found) == len(paths) else {}
+
+    def by_stem(self) -> dict[str, dict]:
+        """The annotations by the name of their image's file without folder and extension."""
         stems: dict[str, dict] = {}
-        for image_id, annotation in self.annotations.items():
-            stem = Path(file_names.get(image_id, annotation["file_name"])).stem
+        for image_id, name in self.file_names().items():
+            stem = PurePosixPath(stem_of(name)).name
             if stem in stems:
                 raise InputError(
                     f"{self.path} has two images named '{stem}', so their names can't pair them; use the truth's image ids"
                 )
-            stems[stem] = annotation
+            stems[stem] = self.annotations[image_id]
         return stems
 
 
 def pair_images(truth: PanopticFile, prediction: PanopticFile) -> list[tuple[dict, dict | None]]:
-    """Every annotation of the truth with the prediction for its image, or None: by image id, else by the image file's stem."""
+    """Every annotation of the truth with the prediction for its image, or None: by image id, else by the image file's path
+    or, where no path agrees, its name, both without extension."""
     if not prediction.annotations or truth.annotations.keys() & prediction.annotations.keys():
         return [(annotation, prediction.annotations.get(image_id)) for image_id, annotation in truth.annotations.items()]
-    gt, predictions = truth.by_stem(), prediction.by_stem()
+    gt, predictions = truth.by_path(), prediction.by_path()
+    if not gt.keys() & predictions.keys():
+        gt, predictions = truth.by_stem(), prediction.by_stem()
     if not gt.keys() & predictions.keys():
         raise InputError(
             f"no prediction in {prediction.path} belongs to an annotated image of {truth.path}: neither an 'image_id' nor an "
