@@ -59,15 +59,17 @@ def open_image(source: str | Path | BinaryIO) -> Image.Image:
     name, file = _name_of(source), _file_of(source)
     if Path(name).suffix.lower() in RAW_SUFFIXES:  # some are TIFF files that begin with a thumbnail
         raise InputError(f"{name} is a raw camera file: export it as JPEG or PNG")
+    formats = FORMATS
     try:
         if isinstance(file, Path):
             with file.open("rb") as opened:
                 head = opened.read(64)
         else:
             head = file.getvalue()[:64]
+        formats = _formats_of(head, name)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=_formats_of(head, name))
+            image = Image.open(file, formats=formats)
         _check_size(image, name)
         image.load()
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -75,6 +77,8 @@ def open_image(source: str | Path | BinaryIO) -> Image.Image:
     except InputError:
         raise
     except Image.UnidentifiedImageError:
+        if formats != FORMATS:  # it said itself which one it is
+            raise InputError(f"{name} is a broken image: copy it again") from None
         raise InputError(f"{name} is not an image that can be read: use JPEG or PNG") from None
     except Exception as error:  # Pillow's decoders raise anything from OSError to SyntaxError and struct.error on broken files
         raise InputError(f"{name} is a broken image ({error}): copy it again") from error

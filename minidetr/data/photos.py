@@ -16,7 +16,7 @@ from minidetr.data.images import not_read_here, open_image
 from minidetr.data.names import PHOTO_SUFFIXES, RAW_SUFFIXES, files_below, stem_of
 from minidetr.errors import InputError
 
-EARLIER = "results or data sets of minidetr"
+EARLIER = "of earlier results"
 BROKEN = "cannot be read"
 
 
@@ -37,11 +37,9 @@ class Photos:
         parts = []
         for why in sorted(named, key=lambda why: not why):  # files that are no photos come last
             names = named[why]
-            suffixes = sorted({PurePosixPath(name).suffix.lower() for name in names})
-            if why in (BROKEN, EARLIER, ""):
-                parts.append(f"{some(names)}: {why}" if why else some(names))
-            else:
-                parts.append(f"{len(names)} {', '.join(suffixes)}: {why}")
+            suffixes = ", ".join(sorted({PurePosixPath(name).suffix.lower() for name in names}))
+            other = f"{len(names)} {suffixes}: {why}"
+            parts.append({"": some(names), BROKEN: f"{some(names)}: {why}", EARLIER: f"{len(names)} {why}"}.get(why, other))
         number = len(self.left_out)
         return f"left out: {number} file{'s' * (number > 1)} ({'; '.join(parts)})"
 
@@ -89,7 +87,7 @@ def why_left_out(names: Sequence[str]) -> dict[str, str | None]:
     reasons: dict[str, str | None] = {}
     for name in names:
         path = PurePosixPath(name)
-        of_result = any(
+        of_result = path.name == "panoptic.json" or any(
             folder.name in ("panoptic", "overlays") and folder.parent in listed or re.search(r"\.\d+\.part$", folder.name)
             for folder in path.parents
         )
@@ -122,7 +120,8 @@ def check_photos(photos: Photos, skip_unreadable: bool = False) -> Photos:
     readable = {name: path for name, path in photos.files.items() if name not in problems}
     if problems and not (skip_unreadable and readable):
         more = f" (and {len(problems) - 1} more of the {len(photos.files)} photos cannot be read)" if len(problems) > 1 else ""
-        raise InputError(f"{next(iter(problems.values()))}{more}")
+        way_out = "; --skip-unreadable goes on without" if readable else ""
+        raise InputError(f"{next(iter(problems.values()))}{more}{way_out}")
     return Photos(readable, [*photos.left_out, *((name, BROKEN) for name in problems)])
 
 

@@ -455,9 +455,8 @@ def test_predicted_stuff_is_that_of_the_same_path(tmp_path):
     names = {"South/1.jpg": 5, "north/1.jpg": 4, "1.jpg": 1, "2.jpg": 2, "3.png": 6}  # 2.png beside 2.jpg is refused elsewhere
     assemble(exported(*names), None, tmp_path / "out", stuff=["sky"], under=tmp_path / "stuff")
     content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
-    found = {
-        image["file_name"]: a["segments_info"][0]["area"] // 2 for image, a in zip(*map(content.get, ("images", "annotations")))
-    }
+    areas = [annotation["segments_info"][0]["area"] // 2 for annotation in content["annotations"]]
+    found = dict(zip((image["file_name"] for image in content["images"]), areas, strict=True))
     assert found == names
     for name in ("west/1.jpg", "2.webp"):  # of another folder; of which of the two?
         with pytest.raises(InputError, match=rf"no image like {name} \(1 missing\)"):
