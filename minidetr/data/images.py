@@ -59,7 +59,7 @@ def open_image(source: str | Path | BinaryIO) -> Image.Image:
     name, file = _name_of(source), _file_of(source)
     if Path(name).suffix.lower() in RAW_SUFFIXES:  # some are TIFF files that begin with a thumbnail
         raise InputError(f"{name} is a raw camera file: export it as JPEG or PNG")
-    formats = FORMATS
+    formats: tuple[str, ...] = FORMATS
     try:
         if isinstance(file, Path):
             with file.open("rb") as opened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from numbers import Integral, Real
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -122,9 +123,15 @@ class PanopticFile:
 
 
 def pair_images(truth: PanopticFile, prediction: PanopticFile) -> list[tuple[dict, dict | None]]:
-    """Every annotation of the truth with the prediction for its image, or None: by image id, else by the image file's path
-    or, where no path agrees, its name, both without extension."""
-    if not prediction.annotations or truth.annotations.keys() & prediction.annotations.keys():
+    """Every annotation of the truth with the prediction for its image, or None.
+
+    By image id; by the image file's path without extension where no id agrees, or where the paths say that an id stands for one
+    photo here and for another there (`minidetr predict` counts photos whose names are no numbers); by its name at last.
+    """
+    shared = truth.annotations.keys() & prediction.annotations.keys()
+    names, predicted = (_paths(file.content.get("images")) for file in (truth, prediction))
+    contradict = any(names.get(image_id) != predicted.get(image_id) for image_id in shared if names and predicted)
+    if not prediction.annotations or shared and not (contradict and set(names.values()) & set(predicted.values())):
         return [(annotation, prediction.annotations.get(image_id)) for image_id, annotation in truth.annotations.items()]
     gt, predictions = truth.by_path(), prediction.by_path()
     if not gt.keys() & predictions.keys():
@@ -135,3 +142,10 @@ def pair_images(truth: PanopticFile, prediction: PanopticFile) -> list[tuple[dic
             "image's 'file_name' agrees; predict the images of that ground truth"
         )
     return [(annotation, predictions.get(stem)) for stem, annotation in gt.items()]
+
+
+def _paths(images: object) -> dict[Any, str]:
+    """The path without extension of every image that has an id and a file name."""
+    entries = [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
+    named = [(image.get("id"), image.get("file_name")) for image in entries]
+    return {key: stem_of(name) for key, name in named if isinstance(key, (Integral, str)) and isinstance(name, str)}

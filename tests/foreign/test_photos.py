@@ -23,13 +23,15 @@ from PIL import Image, features
 
 from minidetr import PanopticDETR
 from minidetr.commands import main as cli
+from minidetr.curate.assemble import assemble
+from minidetr.curate.label_stuff import label_stuff
 from minidetr.data import images
 from minidetr.data.batch import Batch
 from minidetr.data.coco import CocoPanoptic
 from minidetr.data.images import normalise, pixels_of, read_image, reads_heic, to_tensor
 from minidetr.errors import InputError
 from minidetr.evaluate.model import box_predictions
-from minidetr.panoptic import Category, Panoptic, Segment, decode_ids
+from minidetr.panoptic import Category, Panoptic, Segment, decode_ids, write_json
 from minidetr.scenes.dataset import SceneData
 
 ORIENTATION = 0x0112
@@ -473,6 +475,22 @@ def test_folders_that_are_refused(
     assert error.startswith("minidetr: ") and error.count("\n") == 1
     assert re.search(told, error)
     assert not (tmp_path / "result").exists()
+
+
+def test_stuff_of_subfolders_lies_under_the_photos_of_the_same_path(tmp_path: Path) -> None:
+    """A user: one image, two entries. Labelled, exported and assembled, 1.jpg of two folders keep their own stuff."""
+    reds = {"south/1.jpg": 5, "north/1.jpg": 6, "1.png": 7}
+    plant(tmp_path / "photos", dict(reds))
+    (tmp_path / "map.toml").write_text("[stuff]\nair = ['sky']\n")
+    label_stuff([tmp_path / "photos"], tmp_path / "stuff", LeftAndRight(), tmp_path / "map.toml")
+    listed = [{"id": i, "file_name": name, "width": 20, "height": 4} for i, name in enumerate(reds, start=1)]
+    crane = {"id": 1, "name": "crane", "isthing": 1}
+    write_json(tmp_path / "export.json", {"images": listed, "annotations": [], "categories": [crane]})
+    assemble(tmp_path / "export.json", tmp_path / "photos", tmp_path / "out", under=tmp_path / "stuff")
+    dataset = CocoPanoptic.from_folder(tmp_path / "out")
+    assert {name: (dataset.read(i)[1] > 0).sum() for i, name in enumerate(dataset.file_names)} == {
+        n: 4 * r for n, r in reds.items()
+    }
 
 
 # --- Python objects -----------------------------------------------------------------------------------------------------------
