@@ -6,6 +6,7 @@ import io
 import os
 import re
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -159,7 +160,7 @@ def _file_of(source: Any) -> Path | io.BytesIO:
         hint = {type(None): " (cv2.imread gives None for a file that it cannot read)", bytes: ": put the bytes into io.BytesIO"}
         kinds = "a path, an open file, an image of Pillow, a uint8 array or a tensor"
         raise InputError(f"an image must be {kinds}, not {type(source).__name__}{hint.get(type(source), '')}")
-    if getattr(source, "seekable", lambda: False)():
+    with suppress(AttributeError, OSError):  # of a stream, which has no beginning to go back to
         source.seek(0)
     content = source.read()
     if not isinstance(content, bytes):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import warnings
 from numbers import Integral, Real
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from minidetr.data.names import stem_of
 from minidetr.errors import InputError
 from minidetr.panoptic import MAX_CATEGORY_ID, MAX_PIXELS, Category, path_inside
 
@@ -93,59 +91,31 @@ class PanopticFile:
         where = f"the annotation of image {annotation['image_id']} in {self.path}"
         return path_inside(Path(self.folder), annotation["file_name"], where)
 
-    def file_names(self) -> dict[int | str, str]:
-        """The name of every annotated image's file, by image id; without `images`, that of the PNG."""
-        names = {image_id: annotation["file_name"] for image_id, annotation in self.annotations.items()}
+    def by_stem(self) -> dict[str, dict]:
+        """The annotations by the name of their image's file without folder and extension; without `images`, by the PNG's."""
+        file_names = {}
         for image in require(self.content, "images", list, self.path) if "images" in self.content else ():
             where = f"an image of {self.path}"
-            image_id, name = require(image, "id", (Integral, str), where), require(image, "file_name", str, where)
-            if image_id in names:
-                names[image_id] = name
-        return names
-
-    def by_path(self) -> dict[str, dict]:
-        """The annotations by their image's path without extension; none where two would have the same."""
-        paths = {image_id: stem_of(name) for image_id, name in self.file_names().items()}
-        found = {path: self.annotations[image_id] for image_id, path in paths.items()}
-        return found if len(found) == len(paths) else {}
-
-    def by_stem(self) -> dict[str, dict]:
-        """The annotations by the name of their image's file without folder and extension."""
+            file_names[require(image, "id", (Integral, str), where)] = require(image, "file_name", str, where)
         stems: dict[str, dict] = {}
-        for image_id, name in self.file_names().items():
-            stem = PurePosixPath(stem_of(name)).name
+        for image_id, annotation in self.annotations.items():
+            stem = Path(file_names.get(image_id, annotation["file_name"])).stem
             if stem in stems:
                 raise InputError(
                     f"{self.path} has two images named '{stem}', so their names can't pair them; use the truth's image ids"
                 )
-            stems[stem] = self.annotations[image_id]
+            stems[stem] = annotation
         return stems
 
 
 def pair_images(truth: PanopticFile, prediction: PanopticFile) -> list[tuple[dict, dict | None]]:
-    """Every annotation of the truth with the prediction for its image, or None.
-
-    By image id; by the image file's path without extension where no id agrees, or where the paths say that an id stands for one
-    photo here and for another there (`minidetr predict` counts photos whose names are no numbers); by its name at last.
-    """
-    shared = truth.annotations.keys() & prediction.annotations.keys()
-    names, predicted = (_paths(file.content.get("images")) for file in (truth, prediction))
-    contradict = any(names.get(image_id) != predicted.get(image_id) for image_id in shared if names and predicted)
-    if not prediction.annotations or shared and not (contradict and set(names.values()) & set(predicted.values())):
+    """Every annotation of the truth with the prediction for its image, or None: by image id, else by the image file's stem."""
+    if not prediction.annotations or truth.annotations.keys() & prediction.annotations.keys():
         return [(annotation, prediction.annotations.get(image_id)) for image_id, annotation in truth.annotations.items()]
-    gt, predictions = truth.by_path(), prediction.by_path()
-    if not gt.keys() & predictions.keys():
-        gt, predictions = truth.by_stem(), prediction.by_stem()
+    gt, predictions = truth.by_stem(), prediction.by_stem()
     if not gt.keys() & predictions.keys():
         raise InputError(
             f"no prediction in {prediction.path} belongs to an annotated image of {truth.path}: neither an 'image_id' nor an "
             "image's 'file_name' agrees; predict the images of that ground truth"
         )
     return [(annotation, predictions.get(stem)) for stem, annotation in gt.items()]
-
-
-def _paths(images: object) -> dict[Any, str]:
-    """The path without extension of every image that has an id and a file name."""
-    entries = [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
-    named = [(image.get("id"), image.get("file_name")) for image in entries]
-    return {key: stem_of(name) for key, name in named if isinstance(key, (Integral, str)) and isinstance(name, str)}

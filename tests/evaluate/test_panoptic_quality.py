@@ -338,23 +338,6 @@ def test_images_are_paired_by_file_name_where_no_id_agrees(case: Case) -> None:
     assert case.run().to_json() == case.expected.result(CATEGORIES).to_json()
 
 
-@pytest.mark.parametrize("folders", [("south", "north"), ("", "")])
-def test_ids_that_stand_for_other_photos_pair_nothing(case: Case, folders: tuple[str, str]) -> None:
-    """The truth counts its images in another order than the prediction does, as after `predict` on a folder of names."""
-    truth, prediction = case.content["gt"], case.content["pred"]
-    names = [f"{folder}/{letter}.jpg" if folder else f"{letter}.jpg" for folder, letter in zip(folders, "ab", strict=True)]
-    ids = [annotation["image_id"] for annotation in truth["annotations"][:2]]
-    for content in (truth, prediction):
-        for image, name in zip(content["images"][:2], names, strict=True):
-            image["file_name"] = name
-    for image, annotation, other in zip(prediction["images"][:2], prediction["annotations"][:2], reversed(ids), strict=True):
-        image["id"] = annotation["image_id"] = other
-    assert case.run().to_json() == case.expected.result(CATEGORIES).to_json()
-    for image in prediction["images"]:  # no name agrees: then the ids are meant, and the photos were renamed
-        image["file_name"] = f"renamed-{image['file_name']}"
-    assert case.run().all.pq < case.expected.result(CATEGORIES).all.pq
-
-
 def test_two_processes_count_like_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(module, "CHUNK", 2)
     case = Case(tmp_path, images=5)
