@@ -133,20 +133,19 @@ def label_stuff(
         found = check_photos(found, skip_unreadable)
         names = list(found.files)
         to_do = list(zip(image_ids(names), names, png_names(names), strict=True))
-        bar = tqdm(total=len(names), desc="labelling", unit="photo", disable=None)
-        for start in range(0, len(to_do), batch_size):
-            group = to_do[start : start + batch_size]
-            pictures = [read_image(found.files[name]) for _, name, _ in group]
-            results = model.segment(pictures, threshold, batch_size)
-            for (number, name, png), picture, panoptic in zip(group, pictures, results, strict=True):
-                stuff = fold_segments(panoptic, folded, rest)
-                entries = [{"id": c.id, "category_id": c.id} for c in categories]
-                write_png(part / "panoptic" / png, encode_ids(stuff))
-                images.append({"id": number, "file_name": name, "height": picture.height, "width": picture.width})
-                annotations.append({"image_id": number, "file_name": png, "segments_info": measured(stuff, entries)})
-                pixels += np.bincount(stuff.ravel(), minlength=len(pixels))
-                bar.update()
-        bar.close()
+        with tqdm(total=len(names), desc="labelling", unit="photo", disable=None) as bar:
+            for start in range(0, len(to_do), batch_size):
+                group = to_do[start : start + batch_size]
+                pictures = [read_image(found.files[name]) for _, name, _ in group]
+                results = model.segment(pictures, threshold, batch_size)
+                for (number, name, png), picture, panoptic in zip(group, pictures, results, strict=True):
+                    stuff = fold_segments(panoptic, folded, rest)
+                    entries = [{"id": c.id, "category_id": c.id} for c in categories]
+                    write_png(part / "panoptic" / png, encode_ids(stuff))
+                    images.append({"id": number, "file_name": name, "height": picture.height, "width": picture.width})
+                    annotations.append({"image_id": number, "file_name": png, "segments_info": measured(stuff, entries)})
+                    pixels += np.bincount(stuff.ravel(), minlength=len(pixels))
+                    bar.update()
         listed = [category.to_json() for category in categories]
         write_json(part / "panoptic.json", {"images": images, "annotations": annotations, "categories": listed})
     if line := found.left_out_line():

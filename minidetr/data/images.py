@@ -38,7 +38,8 @@ def read_image(source: str | Path | BinaryIO | Image.Image | np.ndarray) -> Imag
     `source` is a path, a file open in binary mode (`io.BytesIO` too), an image of Pillow or a uint8 array, H x W grey,
     H x W x 3 RGB or H x W x 4 RGBA. The camera's EXIF rotation is applied; grey, palette and CMYK images become RGB; 16-bit
     grey is divided by 256; what is transparent shows white; of an animation the first frame counts. Raises InputError, naming
-    the file, when it is missing, empty, broken, no image, or larger than `MAX_PIXELS`, and for any other `source`.
+    the file, when it is missing, empty, broken, no image, or larger than `MAX_PIXELS`, for HEIC without pillow-heif (the extra
+    `heic`), and for any other `source`.
     """
     if isinstance(source, np.ndarray):
         source = _of_array(source)
