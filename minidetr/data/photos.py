@@ -57,7 +57,7 @@ def find_photos(inputs: Iterable[Path]) -> Photos:
     for given in inputs:
         if not given.is_dir():
             if not given.is_file():
-                raise InputError(f"{given} is not there: check the name of the photo or folder")
+                raise InputError(f"{given} is not a file, nor a folder: check the name")
             found.setdefault(os.path.abspath(given), (given.name, given))
             continue
         below = files_below(given, follow=True)
