@@ -459,7 +459,7 @@ REFUSED = [  # (id, source, tree, what is given, the sentence)
         r"holds no photo that can be read here.*1 \.cr2: raw camera files",
     ),
     ("only-results", "made up like predict out", RESULT, "out", r"out holds no photo .*3 of earlier results"),
-    ("missing", "made up like a typing mistake", PLAIN, "a.jpeg a.jpg --skip-unreadable", r"a\.jpeg is not a file, nor a folder: check the name"),
+    ("missing", "made up like a typing mistake", PLAIN, "a.jpeg a.jpg --skip-unreadable", r"a\.jpeg is not a file, nor a folder"),
     ("nothing", "made up", {"n/list.csv": "x"}, "n", r"n holds no photo .*left out: 1 file \(list\.csv\): put files there"),
 ]
 
