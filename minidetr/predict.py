@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,62 +14,15 @@ import torch
 from tqdm import tqdm
 
 from minidetr.data.coco import whole_folder
-from minidetr.data.images import open_image, read_image
-from minidetr.data.names import PHOTO_SUFFIXES
+from minidetr.data.images import read_image
+from minidetr.data.names import png_names
+from minidetr.data.photos import image_ids
 from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Category, Panoptic, encode_ids, write_json, write_png
 from minidetr.plot import labelled_overlay
 
 WRITTEN = ("panoptic.json", "panoptic", "overlays")  # what `segment_into` puts into its folder
-
-
-def find_photos(inputs: Sequence[Path]) -> list[Path]:
-    """Files as given, and the image files directly inside folders, sorted; each once.
-
-    Raises InputError for a folder without an image, and for two photos whose results would have the same name.
-    """
-    photos: dict[Path, Path] = {}  # by absolute path, so that a photo given twice counts once
-    for given in inputs:
-        found = [given]
-        if given.is_dir():
-            found = sorted(p for p in given.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
-            if not found:
-                raise InputError(f"{given} holds no photo: put files there that end in {', '.join(PHOTO_SUFFIXES)}")
-        photos |= {path.resolve(): path for path in found}
-    by_stem: dict[str, Path] = {}
-    for path in photos.values():
-        other = by_stem.setdefault(path.stem.casefold(), path)  # some file systems ignore case
-        if other is not path:
-            raise InputError(f"{other} and {path} would both be written as {path.stem}.png: rename one of them")
-    return list(photos.values())
-
-
-def check_photos(photos: Sequence[Path]) -> None:
-    """Decode every photo once, before hours of work may end in a broken file. Raises InputError naming the first and how many."""
-
-    def problem(path: Path) -> InputError | None:
-        try:
-            open_image(path)
-        except InputError as error:
-            return error
-        return None
-
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
-        checked = pool.map(problem, photos)
-        progress = tqdm(checked, desc="checking photos", total=len(photos), unit="photo", disable=None, leave=False)
-        problems = [error for error in progress if error is not None]
-    if problems:
-        more = f" (and {len(problems) - 1} more of the {len(photos)} photos cannot be read)" if len(problems) > 1 else ""
-        raise InputError(f"{problems[0]}{more}")
-
-
-def image_ids(photos: Sequence[Path]) -> list[int]:
-    """COCO's image ids: the files' names where all are different numbers (as COCO's own are), else 1, 2, 3, ..."""
-    stems = [path.stem for path in photos]
-    if all(stem.isascii() and stem.isdigit() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
-        return [int(stem) for stem in stems]
-    return list(range(1, len(stems) + 1))
 
 
 @contextmanager
@@ -112,38 +64,39 @@ def load_model(
 
 def segment_into(
     folder: Path,
-    photos: Sequence[Path],
+    photos: Mapping[str, Path],
     model: PanopticDETR,
     threshold: float | None = None,
     batch_size: int = 1,
     precision: str = "float32",
     say: Callable[[str], None] = lambda line: None,
 ) -> float:
-    """Segment photos and write FOLDER/panoptic.json, FOLDER/panoptic/STEM.png (RGB-coded ids) and FOLDER/overlays/STEM.png.
+    """Segment photos and write FOLDER/panoptic.json, FOLDER/panoptic/*.png (RGB-coded ids) and FOLDER/overlays/*.png.
 
-    `threshold` is a score in 0..1 (None: the model's own); `precision` is "float32" or "bfloat16"; `say` gets a line for each
-    photo. Returns the seconds that the model took for all of them, without reading and writing files.
+    `photos` by their names, as in `Photos.files`: "south/001.jpg" is written as panoptic/south/001.png. `threshold` is a score in
+    0..1 (None: the model's own); `precision` is "float32" or "bfloat16"; `say` gets a line for each photo. Returns the seconds
+    that the model took for all of them, without reading and writing files.
     """
     device = next(model.parameters()).device
     images: list[dict] = []
     annotations: list[dict] = []
     seconds = 0.0
-    numbers = image_ids(photos)
+    names = list(photos)
+    entries = list(zip(image_ids(names), names, png_names(names), strict=True))
     with tqdm(desc="segmenting", total=len(photos), unit="photo", disable=None) as progress:
-        for start in range(0, len(photos), batch_size):
-            paths = photos[start : start + batch_size]
-            pictures = [read_image(path) for path in paths]
+        for start in range(0, len(entries), batch_size):
+            group = entries[start : start + batch_size]
+            pictures = [read_image(photos[name]) for _, name, _ in group]
             began = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 results = model.segment(pictures, threshold, batch_size)  # their ids are on the CPU: the GPU has finished
             seconds += time.perf_counter() - began
-            for path, picture, panoptic in zip(paths, pictures, results, strict=True):
-                number, name = numbers[len(images)], f"{path.stem}.png"
-                images.append({"id": number, "file_name": path.name, "height": picture.height, "width": picture.width})
-                annotations.append(panoptic.annotation(number, name))
-                write_png(folder / "panoptic" / name, encode_ids(panoptic.segment_ids))
-                write_png(folder / "overlays" / name, labelled_overlay(np.asarray(picture), panoptic, model.categories))
-                say(f"{path.name}: {summary(panoptic, model.categories)}")
+            for (number, name, png), picture, panoptic in zip(group, pictures, results, strict=True):
+                images.append({"id": number, "file_name": name, "height": picture.height, "width": picture.width})
+                annotations.append(panoptic.annotation(number, png))
+                write_png(folder / "panoptic" / png, encode_ids(panoptic.segment_ids))
+                write_png(folder / "overlays" / png, labelled_overlay(np.asarray(picture), panoptic, model.categories))
+                say(f"{name}: {summary(panoptic, model.categories)}")
                 progress.update()
     categories = [category.to_json() for category in model.categories]
     write_json(folder / "panoptic.json", {"images": images, "annotations": annotations, "categories": categories})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,7 +19,7 @@ else:  # pytest brings it along there
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml"}  # where the imported name is not the package's
+DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "pillow_heif": "pillow-heif"}  # where the imported name is not the package's
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +65,22 @@ def test_every_package_imported_is_declared(pyproject: dict) -> None:
     everywhere, course = set((ROOT / "minidetr").rglob("*.py")), set((ROOT / "minidetr" / "course").rglob("*.py"))
     allowed = declared(pyproject["project"]["dependencies"]) | {"cycler", "contourpy"}  # these two always come with matplotlib
     assert third_party(everywhere - course) >= {"torch", "numpy", "pillow"}  # the search finds something
-    assert third_party(everywhere - course) <= allowed
+    images = ROOT / "minidetr" / "data" / "images.py"  # the one place that reads HEIC, where the extra is installed
+    assert third_party({images}) - allowed == declared(pyproject["project"]["optional-dependencies"]["heic"]) == {"pillow-heif"}
+    assert third_party(everywhere - course - {images}) <= allowed
     assert third_party(course) <= allowed | declared(pyproject["project"]["optional-dependencies"]["notebooks"])
+
+
+def test_heic_photos_are_an_extra_that_nothing_needs() -> None:
+    code = """
+import sys
+sys.modules["pillow_heif"] = None  # as if it were not installed
+import minidetr.predict
+from minidetr.data.images import not_read_here, reads_heic
+print(reads_heic(), not_read_here("a.HEIC"), not_read_here("a.jpg"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "False pip install 'minidetr[heic]' reads them None\n"
 
 
 def imports_of(path: Path) -> set[str]:

@@ -98,7 +98,7 @@ def add_label_stuff(commands: Commands) -> None:
         "let a panoptic model label the stuff in photos, its classes folded into yours",
         "data label-stuff photos/ stuff/ --weights detr-r101-panoptic --map stuff.toml",
     )
-    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a photo, or a folder of them")
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a photo, or a folder with subfolders")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write, new or empty")
     parser.add_argument("--weights", required=True, metavar="NAME", help="detr-r101-panoptic, ..., tiny, or a file or run")
     parser.add_argument("--preset", metavar="NAME", help="the published model that a renamed or fine-tuned file has the shape of")
@@ -109,6 +109,7 @@ def add_label_stuff(commands: Commands) -> None:
     parser.add_argument("--threshold", type=fraction, metavar="SCORE", help="drop what scores below, 0 to 1 (default: the model's)")
     parser.add_argument("--batch-size", type=whole_number, default=1, metavar="B", help="photos computed together (default: 1)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave broken photos out and name them at the end")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in OUT")
 
 
@@ -119,11 +120,20 @@ def run_label_stuff(arguments: Arguments) -> None:
 
     mapping = StuffMapping.read(arguments.map or EXAMPLE)
     model = load_model(arguments.weights, arguments.device, arguments.preset, arguments.categories)
+    told: list[str] = []
     shares = label_stuff(
-        [arguments.photos], arguments.out, model, mapping, arguments.threshold, arguments.batch_size, arguments.overwrite
+        [arguments.photos],
+        arguments.out,
+        model,
+        mapping,
+        arguments.threshold,
+        arguments.batch_size,
+        arguments.overwrite,
+        arguments.skip_unreadable,
+        told.append,
     )
     print(f"{arguments.photos} -> {arguments.out} (panoptic.json, panoptic/); share of the pixels:")
-    print("\n".join(f"{100 * share:6.1f} %  {name}" for name, share in shares.items() if share))
+    print("\n".join([*(f"{100 * share:6.1f} %  {name}" for name, share in shares.items() if share), *told]))
 
 
 def add_split(commands: Commands) -> None:

@@ -9,11 +9,12 @@ import torch
 from tqdm import tqdm
 
 from minidetr.data.coco import CocoPanoptic, write_coco_panoptic
+from minidetr.data.photos import find_photos
 from minidetr.evaluate import panoptic_quality
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Panoptic, write_png
 from minidetr.plot import grid, labelled_overlay, legend_entries, overlay, side_by_side
-from minidetr.predict import find_photos, load_model, output_folder, segment_into
+from minidetr.predict import load_model, output_folder, segment_into
 from minidetr.presets import preset
 from minidetr.scenes.dataset import HELD_OUT_SEED, SceneData
 from minidetr.weights.load import shipped_weights
@@ -35,7 +36,7 @@ def demo(folder: Path, count: int = 12) -> None:
     with output_folder(folder, WRITTEN, overwrite=True) as part:
         write_coco_panoptic(SceneData(count, HELD_OUT_SEED), part / "truth")
         model = load_model("tiny")
-        seconds = segment_into(part / "prediction", find_photos([part / "truth" / "images"]), model)
+        seconds = segment_into(part / "prediction", find_photos([part / "truth" / "images"]).files, model)
         draw_scenes(part)
         truth, prediction = ((part / kind / "panoptic.json", part / kind / "panoptic") for kind in ("truth", "prediction"))
         table = panoptic_quality(*truth, *prediction).table(per_class=True)

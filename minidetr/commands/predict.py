@@ -15,7 +15,7 @@ def add_predict(commands: Commands) -> None:
         "segment photos: writes COCO panoptic JSON, PNGs of ids, and overlays to look at",
         "predict photos/ --model detr-r50-panoptic --output result",
     )
-    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO-OR-FOLDER", help="image files, or folders of them")
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO-OR-FOLDER", help="image files, or folders with subfolders")
     parser.add_argument(
         "--model", required=True, metavar="NAME", help="tiny, detr-r50-panoptic, ..., a file or run, or ORG/NAME of the hub"
     )
@@ -23,6 +23,7 @@ def add_predict(commands: Commands) -> None:
     parser.add_argument("--categories", metavar="FILE.json", help=CATEGORIES_HELP)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write, new or empty")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in DIR")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave broken photos out and name them at the end")
     parser.add_argument("--threshold", type=fraction, metavar="SCORE", help="drop what scores below, 0 to 1 (default: the model's)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
     parser.add_argument("--batch-size", type=whole_number, default=1, metavar="B", help="photos computed together (default: 1)")
@@ -31,14 +32,18 @@ def add_predict(commands: Commands) -> None:
 
 def run_predict(arguments: Arguments) -> None:
     """Check everything the user gave before any work, then segment."""
-    from minidetr.predict import check_photos, find_photos, load_model, output_folder, segment_into
+    from minidetr.data.photos import check_photos, find_photos
+    from minidetr.predict import load_model, output_folder, segment_into
 
     photos = find_photos(arguments.photos)
     with output_folder(arguments.output, overwrite=arguments.overwrite) as part:
-        check_photos(photos)
+        photos = check_photos(photos, arguments.skip_unreadable)
         model = load_model(arguments.model, arguments.device, arguments.preset, arguments.categories)
-        segment_into(part, photos, model, arguments.threshold, arguments.batch_size, arguments.precision, say=say)
-    print(f"{len(photos)} photo{'s' * (len(photos) > 1)} -> {arguments.output} (panoptic.json, panoptic/, overlays/)")
+        segment_into(part, photos.files, model, arguments.threshold, arguments.batch_size, arguments.precision, say=say)
+    number = len(photos.files)
+    print(f"{number} photo{'s' * (number > 1)} -> {arguments.output} (panoptic.json, panoptic/, overlays/)")
+    if line := photos.left_out_line():
+        print(line)
 
 
 def say(line: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +22,10 @@ from minidetr.data.coco import measured
 from minidetr.data.foreign import READINGS
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
 from minidetr.data.index import read_panoptic_json
+from minidetr.data.names import PHOTO_SUFFIXES, stem_of
 from minidetr.errors import InputError
 from minidetr.panoptic import Category, decode_ids, encode_ids, path_inside, write_json, write_png
-from minidetr.predict import PHOTO_SUFFIXES, output_folder
+from minidetr.predict import output_folder
 
 CROWDS = ("as-crowds", "as-objects")
 ORDERS = ("smaller", "larger", "listed")
@@ -299,14 +300,24 @@ class PredictedStuff:
             elif same.is_thing:
                 raise InputError(f"{self.path}: the category {category.name!r} is a thing in {export.path}: rename one")
             self.category_id[category.id] = same.id
-        self.annotations = {Path(name).stem.casefold(): annotations[image_id] for image_id, name in names.items()}
-        missing = [image.file_name for image in export.images if Path(image.file_name).stem.casefold() not in self.annotations]
+        self.annotations = {name.casefold(): annotations[image_id] for image_id, name in names.items()}
+        count = Counter(stem_of(name).casefold() for name in names.values())
+        for image_id, name in names.items():  # a.png may have been exported as a.jpg, but not where both were labelled
+            if count[stem := stem_of(name).casefold()] == 1:
+                self.annotations.setdefault(stem, annotations[image_id])
+        missing = [image.file_name for image in export.images if self.annotation(image) is None]
         if missing:
             raise InputError(f"{self.path} has no image like {missing[0]} ({len(missing)} missing): run label-stuff on all photos")
 
+    def annotation(self, image: ExportImage) -> dict | None:
+        """The prediction for the photo of this path below the folder, case ignored; any extension where only one photo has it."""
+        name = image.file_name.casefold()
+        return self.annotations.get(name) or self.annotations.get(stem_of(name))
+
     def read(self, image: ExportImage, size: tuple[int, int]) -> np.ndarray:
         """Category ids of the data set, H x W int64, -1 where nothing was predicted; `size` is the image's (height, width)."""
-        annotation = self.annotations[Path(image.file_name).stem.casefold()]
+        annotation = self.annotation(image)
+        assert annotation is not None  # all images were looked for at the beginning
         png = path_inside(self.folder / "panoptic", annotation["file_name"], self.path)
         segment_ids = decode_ids(np.asarray(open_image(png).convert("RGB")))
         if segment_ids.shape != size:

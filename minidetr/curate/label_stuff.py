@@ -7,7 +7,7 @@ A model's classes are finer than wanted and others than wanted, so a small TOML 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from minidetr.data.coco import measured
 from minidetr.data.images import read_image
+from minidetr.data.names import png_names
+from minidetr.data.photos import check_photos, find_photos, image_ids
 from minidetr.errors import InputError
 from minidetr.panoptic import Category, Panoptic, encode_ids, write_json, write_png
-from minidetr.predict import check_photos, find_photos, image_ids, output_folder
+from minidetr.predict import output_folder
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -108,41 +110,46 @@ def label_stuff(
     threshold: float | None = None,
     batch_size: int = 1,
     overwrite: bool = False,
+    skip_unreadable: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Write the stuff that `model` sees in photos as OUT/panoptic.json and OUT/panoptic/*.png, whole or not at all.
 
-    `photos` are files, or folders of them. `mapping` says which of the model's classes count as which stuff, things of the
-    model among them where they are background. All pixels of a stuff class in a photo are one segment; what is not mapped is of
-    the class `rest`, or void. `threshold` as in `PanopticDETR.segment`. Returns each class's share of all pixels, "void"
-    among them, the largest first. Raises InputError for photos that cannot be read and for a mapping that does not fit the model.
+    `photos` are files, or folders, whose subfolders are kept in what is written: see `find_photos`. `mapping` says which of the
+    model's classes count as which stuff, things of the model among them where they are background. All pixels of a stuff class
+    in a photo are one segment; what is not mapped is of the class `rest`, or void. `threshold` as in `PanopticDETR.segment`.
+    `say` gets a line about files that were left out, if any were. Returns each class's share of all pixels, "void" among them,
+    the largest first. Raises InputError for photos that cannot be read (with `skip_unreadable` they are left out) and for a
+    mapping that does not fit the model.
     """
     mapping = mapping if isinstance(mapping, StuffMapping) else StuffMapping.read(mapping)
     folded, categories = mapping.fold(model.categories), mapping.categories
     rest = categories[0].id if mapping.rest else 0
-    paths = find_photos([Path(photo) for photo in photos])
+    found = find_photos([Path(photo) for photo in photos])
     images: list[dict] = []
     annotations: list[dict] = []
     pixels = np.zeros(len(categories) + 1, np.int64)
-    with (
-        output_folder(Path(out), WRITTEN, overwrite) as part,
-        tqdm(total=len(paths), desc="labelling", unit="photo", disable=None) as bar,
-    ):
-        check_photos(paths)
-        numbers = image_ids(paths)
-        for start in range(0, len(paths), batch_size):
-            group = paths[start : start + batch_size]
-            pictures = [read_image(path) for path in group]
-            for path, picture, panoptic in zip(group, pictures, model.segment(pictures, threshold, batch_size), strict=True):
-                stuff = fold_segments(panoptic, folded, rest)
-                entries = [{"id": c.id, "category_id": c.id} for c in categories]
-                number, name = numbers[len(images)], f"{path.stem}.png"
-                write_png(part / "panoptic" / name, encode_ids(stuff))
-                images.append({"id": number, "file_name": path.name, "height": picture.height, "width": picture.width})
-                annotations.append({"image_id": number, "file_name": name, "segments_info": measured(stuff, entries)})
-                pixels += np.bincount(stuff.ravel(), minlength=len(pixels))
-                bar.update()
+    with output_folder(Path(out), WRITTEN, overwrite) as part:
+        found = check_photos(found, skip_unreadable)
+        names = list(found.files)
+        to_do = list(zip(image_ids(names), names, png_names(names), strict=True))
+        with tqdm(total=len(names), desc="labelling", unit="photo", disable=None) as bar:
+            for start in range(0, len(to_do), batch_size):
+                group = to_do[start : start + batch_size]
+                pictures = [read_image(found.files[name]) for _, name, _ in group]
+                results = model.segment(pictures, threshold, batch_size)
+                for (number, name, png), picture, panoptic in zip(group, pictures, results, strict=True):
+                    stuff = fold_segments(panoptic, folded, rest)
+                    entries = [{"id": c.id, "category_id": c.id} for c in categories]
+                    write_png(part / "panoptic" / png, encode_ids(stuff))
+                    images.append({"id": number, "file_name": name, "height": picture.height, "width": picture.width})
+                    annotations.append({"image_id": number, "file_name": png, "segments_info": measured(stuff, entries)})
+                    pixels += np.bincount(stuff.ravel(), minlength=len(pixels))
+                    bar.update()
         listed = [category.to_json() for category in categories]
         write_json(part / "panoptic.json", {"images": images, "annotations": annotations, "categories": listed})
+    if line := found.left_out_line():
+        say(line)
     shares = zip(["void", *(category.name for category in categories)], (pixels / pixels.sum()).tolist(), strict=True)
     return dict(sorted(shares, key=lambda share: -share[1]))
 

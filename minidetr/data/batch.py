@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from minidetr.data.images import normalise, pixels_of
+from minidetr.data.images import ImageSource, normalise, pixels_of
 from minidetr.errors import InputError
 
 
@@ -74,12 +75,17 @@ def processed_size(height: int, width: int, short_side: int, long_side: int) -> 
 
 
 def same_size(
-    images: Sequence[Any], short_side: int, long_side: int, batch_size: int
+    images: Sequence[ImageSource], short_side: int, long_side: int, batch_size: int
 ) -> Iterator[tuple[list[Tensor], list[tuple[int, int]]]]:
     """Groups of up to `batch_size` neighbours that need no padding, resized and normalised, each with their (height, width) before.
 
-    `images` are photos or tensors as `pixels_of` takes them; their sizes become those of `processed_size`. Raises InputError.
+    `images` are photos or tensors as `pixels_of` takes them; their sizes become those of `processed_size`. Raises InputError,
+    also for a single image in place of the list.
     """
+    shape = list(getattr(images, "shape", [1, 1, 1, 1]))  # of an array or a tensor; one of several images is as good as a list
+    if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or hasattr(images, "read") or len(shape) < 4:
+        what = f"image (an array of {' x '.join(map(str, shape))})" if len(shape) < 4 else "image"
+        raise InputError(f"segment takes a list of images: put the one {what} in brackets")
     if batch_size < 1:
         raise InputError(f"the batch size must be at least 1, not {batch_size}")
     group: list[Tensor] = []

@@ -12,7 +12,15 @@ from urllib.parse import unquote
 
 from minidetr.errors import InputError
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+PHOTO_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"),
+    *(".avif", *HEIC_SUFFIXES),
+)
+RAW_SUFFIXES = (  # of cameras
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
+    *(".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+)
 
 
 def stem_of(name: str) -> str:
@@ -29,7 +37,7 @@ def png_names(names: Sequence[str]) -> list[str]:
     stems = [stem_of(name) for name in names]
     count = Counter(stem.casefold() for stem in stems)
     chosen: list[str] = []
-    used: set[str] = set()
+    used = {str(folder).casefold() for name in names for folder in PurePosixPath(name).parents}  # a folder may be called a.png
     for name, stem in zip(names, stems, strict=True):
         png = f"{stem}.png" if count[stem.casefold()] == 1 else f"{PurePosixPath(name)}.png"
         number = 2
@@ -80,15 +88,27 @@ class Finder:
         return self._files
 
 
-def files_below(folder: Path) -> list[str]:
-    """The paths of all files below a folder, sorted, with "/"; links that lead out of it, and hidden files, are left out."""
+def files_below(folder: Path, follow: bool = False) -> list[str]:
+    """The paths of all files below a folder, sorted, with "/"; hidden files, and links that lead out of it, are left out.
+
+    With `follow` all links are followed, to each folder once. Raises InputError for a folder that may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}): give yourself the right to, or move it elsewhere")
+
     inside = os.path.realpath(folder)
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=follow):
+        real = os.path.realpath(place)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and real not in seen)
+        if real in seen:
+            continue
+        seen.add(real)
         for name in files:
             path = os.path.join(place, name)
-            if not name.startswith(".") and (not os.path.islink(path) or Path(os.path.realpath(path)).is_relative_to(inside)):
+            is_inside = follow or not os.path.islink(path) or Path(os.path.realpath(path)).is_relative_to(inside)
+            if is_inside and not name.startswith("."):
                 found.append(Path(os.path.relpath(path, folder)).as_posix())
     return sorted(found)
 

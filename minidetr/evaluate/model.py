@@ -82,6 +82,7 @@ def box_predictions(
     """Every query's best class but "no object" and its box in pixels: logits N C+1, boxes N 4, size (width, height)."""
     scores, labels = logits.float().softmax(-1)[:, :-1].max(-1)  # N
     width, height = size
-    corner = box_convert(boxes.float(), "cxcywh", "xywh") * boxes.new_tensor([width, height, width, height]).float()  # N 4
+    boxes = boxes.float()  # of a model in half precision, which cannot hold every number of pixels
+    corner = box_convert(boxes, "cxcywh", "xywh") * boxes.new_tensor([width, height, width, height])  # N 4
     rows = zip(corner.tolist(), scores.tolist(), labels.tolist(), strict=True)
     return [{"image_id": image_id, "category_id": c, "bbox": b, "score": s} for b, s, c in rows if c in categories]

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from minidetr.data.coco import whole_folder
 from minidetr.data.images import read_image
+from minidetr.data.names import stem_of
 from minidetr.errors import InputError
 from minidetr.evaluate.files import PanopticFile, pair_images, read_categories, read_ids, require
 from minidetr.evaluate.panoptic_quality import QualityCounts
@@ -111,14 +112,15 @@ def worst_images(
             for ids, segments in ((gt_ids, gt["segments_info"]), (pred_ids, pred["segments_info"] if pred else [])):
                 panoptic = Panoptic.of_entries(ids.astype(np.int32), segments, categories)
                 sides.append(labelled_overlay(sides[0], panoptic, categories, panels=3))
-            title = f"{rank}. {photo.name}: PQ {100 * pq:.1f}"
+            name = photo.relative_to(photos_dir).as_posix()
+            title = f"{rank}. {name}: PQ {100 * pq:.1f}"
             sheet = grid(sides, 3, [f"PQ {100 * pq:.1f}", "truth", "prediction"], words)
-            write_png(part / f"{rank:02d}-{photo.stem}.png", sheet)
+            write_png(part / f"{rank:02d}-{stem_of(name).replace('/', '-')}.png", sheet)
             told = "; ".join(text for _, text in words) or "nothing missed or confused: its outlines are what costs"
             sections.append(f"<h2>{html.escape(title)}</h2>\n<p>{html.escape(told)}</p>\n{_embedded(sheet, title)}")
         page = PAGE.format(count=len(sections), total=len(ranked), images="\n".join(sections))
         (part / "index.html").write_text(page, encoding="utf-8")
-    return [(str(photo.relative_to(photos_dir)), pq) for pq, _, photo, *_ in ranked[:count]]
+    return [(photo.relative_to(photos_dir).as_posix(), pq) for pq, _, photo, *_ in ranked[:count]]
 
 
 def mistakes(

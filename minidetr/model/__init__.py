@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from minidetr.data.batch import Batch, same_size
+from minidetr.data.images import ImageSource
 from minidetr.errors import InputError
 from minidetr.model.backbone import Backbone, Features
 from minidetr.model.heads import PredictionHeads
@@ -98,6 +98,8 @@ class PanopticDETR(nn.Module):
         auxiliary = [self.heads(x) for x in layers[:-1]] if self.training else []
         return Detections(logits, boxes, layers[-1], memory, features, padding, batch.is_padded, auxiliary)
 
+    forward = detect
+
     def heatmaps(self, seen: Detections, image_index: Tensor, query_index: Tensor) -> Tensor:
         """Attention heatmaps K M h w of the K objects (image_index[k], query_index[k]); they sum to 1 over M, h and w."""
         if self.heatmap_attention is None:
@@ -111,20 +113,17 @@ class PanopticDETR(nn.Module):
         return self.mask_head(heatmaps, seen.features, image_index)  # K H/4 W/4
 
     @torch.inference_mode()
-    def segment(
-        self, images: Sequence[str | Path | Image.Image | Tensor], threshold: float | None = None, batch_size: int = 1
-    ) -> list[Panoptic]:
+    def segment(self, images: Sequence[ImageSource], threshold: float | None = None, batch_size: int = 1) -> list[Panoptic]:
         """A panoptic segmentation of each image, at the image's own size.
 
-        `images` are paths, PIL images or RGB tensors 3 H W (uint8, or float in 0..1). Queries below `threshold` (0..1; None: the
-        preset's) are dropped. Up to `batch_size` neighbours are computed together where they come to the same size: no
-        image is padded, because padding leaks into its neighbours' convolutions and would change the result a little.
+        `images` are paths, open binary files, PIL images, uint8 arrays H W 3 (RGB: OpenCV's BGR must be turned around first), H W
+        or H W 4, or RGB tensors 3 H W (uint8, or float in 0..1). Queries below `threshold` (0..1; None: the preset's) are dropped.
+        Up to `batch_size` neighbours are computed together where they come to the same size: no image is padded, because padding
+        leaks into its neighbours' convolutions and would change the result a little.
         """
         threshold = self.preset.threshold if threshold is None else threshold
         if not 0 <= threshold <= 1:
             raise InputError(f"the threshold must lie in 0..1, not {threshold}")
-        if isinstance(images, (str, Path, Image.Image, Tensor)):
-            raise InputError("segment takes a list of images: put the one image in brackets")
         was_training = self.training
         self.eval()
         try:

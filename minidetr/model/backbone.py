@@ -48,9 +48,10 @@ class Backbone(nn.Module):
         self.projection = nn.Conv2d(self.channels[-1], width, kernel_size=1)
 
     def forward(self, images: Tensor) -> Features:
-        """images B 3 H W -> Features."""
+        """images B 3 H W -> Features, of the weights' own type."""
         net: Any = self.resnet
-        x = images.contiguous(memory_format=torch.channels_last)  # the faster layout for convolutions; every result has it, too
+        x = images.to(self.projection.weight.dtype)  # a model in half or double precision takes images of float32
+        x = x.contiguous(memory_format=torch.channels_last)  # the faster layout for convolutions; every result has it, too
         x = convolve(net.conv1, net.bn1, x).relu_()  # B 64 H/2 W/2
         x = net.maxpool(x)  # B 64 H/4 W/4
         res2 = stage(net.layer1, x)  # B 256 H/4 W/4

@@ -128,8 +128,6 @@ def test_version(capsys: pytest.CaptureFixture) -> None:
 def make_inputs(folder: Path) -> None:
     """Photos in every state that a user may have them in."""
     photo(folder / "good" / "a.jpg")
-    photo(folder / "twins" / "a.jpg")
-    photo(folder / "twins" / "A.png")
     photo(folder / "bad" / "fine.png")
     (folder / "bad" / "broken.jpg").write_bytes((folder / "good" / "a.jpg").read_bytes()[:300])
     (folder / "bad" / "text.png").write_text("not a picture")
@@ -145,7 +143,6 @@ def make_inputs(folder: Path) -> None:
     [
         ("predict nowhere.jpg --model m --output out", "nowhere.jpg"),
         ("predict empty --model m --output out", "empty holds no photo"),
-        ("predict twins --model m --output out", "A.png and twins/a.jpg"),
         ("predict bad --model m --output out", "1 more of the 3 photos"),
         ("predict good --model m --output full", "--overwrite"),
         ("predict good --model m --output full --overwrite", "thesis.txt"),
@@ -214,7 +211,7 @@ def test_interrupting_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: py
     def interrupted(inputs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("minidetr.predict.find_photos", interrupted)
+    monkeypatch.setattr("minidetr.data.photos.find_photos", interrupted)
     assert run("predict", "photo.jpg", "--model", "m", "--output", "out") == 130
     assert capsys.readouterr().err == "minidetr: interrupted\n"
 
@@ -241,7 +238,7 @@ def test_a_bug_is_not_dressed_up_as_a_mistake(monkeypatch: pytest.MonkeyPatch) -
     def bug(inputs: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("minidetr.predict.find_photos", bug)
+    monkeypatch.setattr("minidetr.data.photos.find_photos", bug)
     with pytest.raises(ZeroDivisionError):
         run("predict", "photo.jpg", "--model", "m", "--output", "out")
 
@@ -281,7 +278,10 @@ def test_predict_writes_coco_panoptic_files(tmp_path: Path, model: StandIn, caps
         ]
     told = capsys.readouterr().out
     assert "7.PNG: 2 segments: sky, excavator" in told
-    assert told.strip().splitlines()[-1].startswith(f"3 photos -> {out}")
+    assert told.strip().splitlines()[-2:] == [
+        f"3 photos -> {out} (panoptic.json, panoptic/, overlays/)",
+        "left out: 1 file (notes.txt)",
+    ]
 
 
 def test_photos_without_numbers_are_counted(tmp_path: Path, model: StandIn) -> None:

@@ -17,7 +17,7 @@ from minidetr.curate.outlines import counts_of_text, mask_of_polygons, outlines_
 from minidetr.data.coco import CocoPanoptic
 from minidetr.errors import InputError
 from minidetr.evaluate import box_average_precision
-from minidetr.panoptic import Category, encode_ids
+from minidetr.panoptic import Category, encode_ids, write_json, write_png
 
 SKY, GROUND, CONE, TRUCK = 1, 2, 5, 9
 CATEGORIES = {c.id: c for c in (Category(SKY, "sky", False), Category(GROUND, "ground", False))} | {
@@ -458,16 +458,16 @@ def test_photos_nobody_asked_for_are_told(export, tmp_path):
 def below(tmp_path) -> Path:
     """Stuff as label_stuff writes it, for both photos: sky on the left, and water, which the export does not know."""
     folder = tmp_path / "stuff"
-    (folder / "panoptic").mkdir(parents=True)
+    (folder / "panoptic" / "b").mkdir(parents=True)
     annotations = []
-    for number, (stem, height, width) in enumerate([("a", 8, 10), ("c", 6, 5)], start=1):
+    for number, (stem, height, width) in enumerate([("a", 8, 10), ("b/c", 6, 5)], start=1):
         ids = np.full((height, width), 2, np.int32)
         ids[:, :3], ids[0, -1] = 1, 0
         Image.fromarray(encode_ids(ids)).save(folder / "panoptic" / f"{stem}.png")
         segments = [{"id": 1, "category_id": 7}, {"id": 2, "category_id": 8}]
         annotations.append({"image_id": number, "file_name": f"{stem}.png", "segments_info": segments})
     content = {
-        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "c.jpg"}],
+        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "B/C.JPG"}],
         "annotations": annotations,
         "categories": [{"id": 7, "name": "Sky", "isthing": 0}, {"id": 8, "name": "water", "isthing": 0}],
     }
@@ -484,6 +484,36 @@ def test_predicted_stuff_lies_under_and_its_new_classes_are_added(export, below,
     assert segments[1]["area"] == 32 + 3 * 4 and (ids > 0).all()  # sky by hand and sky predicted are one segment
     _, ids, segments = dataset.read(1)
     assert [(s["category_id"], s["area"]) for s in segments] == [(SKY, 18), (10, 11)] and (ids == 0).sum() == 1
+
+
+def test_predicted_stuff_is_that_of_the_same_path(tmp_path):
+    """north/1.jpg and south/1.jpg, 2.jpg and 2.png, 3.jpg labelled and 3.png exported: each finds its own, and no other does."""
+    labelled = {"1.jpg": 1, "2.JPG": 2, "2.png": 3, "north/1.jpg": 4, "south/1.jpg": 5, "3.jpg": 6}
+    images, annotations = [], []
+    for number, (name, left) in enumerate(labelled.items(), start=1):
+        ids = np.ones((2, 9), np.int32)
+        ids[:, left:] = 0
+        write_png(tmp_path / "stuff" / "panoptic" / f"{number}.png", encode_ids(ids))
+        images.append({"id": number, "file_name": name})
+        segments = [{"id": 1, "category_id": 1}]
+        annotations.append({"image_id": number, "file_name": f"{number}.png", "segments_info": segments})
+    sky = [{"id": 1, "name": "sky", "isthing": 0}]
+    write_json(tmp_path / "stuff" / "panoptic.json", {"images": images, "annotations": annotations, "categories": sky})
+
+    def exported(*names):
+        images = [{"id": number, "file_name": name, "width": 9, "height": 2} for number, name in enumerate(names, start=1)]
+        write_json(tmp_path / "export.json", {"images": images, "annotations": [], "categories": sky})
+        return tmp_path / "export.json"
+
+    names = {"South/1.jpg": 5, "north/1.jpg": 4, "1.jpg": 1, "2.jpg": 2, "3.png": 6}  # 2.png beside 2.jpg is refused elsewhere
+    assemble(exported(*names), None, tmp_path / "out", stuff=["sky"], under=tmp_path / "stuff")
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    areas = [annotation["segments_info"][0]["area"] // 2 for annotation in content["annotations"]]
+    found = dict(zip((image["file_name"] for image in content["images"]), areas, strict=True))
+    assert found == names
+    for name in ("west/1.jpg", "2.webp"):  # of another folder; of which of the two?
+        with pytest.raises(InputError, match=rf"no image like {name} \(1 missing\)"):
+            assemble(exported(name), None, tmp_path / "other", stuff=["sky"], under=tmp_path / "stuff")
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from minidetr.data.names import Finder, png_names, stem_of
+from minidetr.data.names import Finder, files_below, png_names, stem_of
 from minidetr.errors import InputError
 
 
@@ -89,3 +90,26 @@ def test_links_that_lead_out_are_not_found(folder: Path) -> None:
     finder = Finder(folder)
     assert "out.jpg" not in sum(finder.files().values(), [])
     assert finder.find("somewhere/in.jpg") == "in.jpg"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_links_are_followed_when_asked_each_folder_once(folder: Path) -> None:
+    before = files_below(folder)
+    (folder / "out.jpg").symlink_to(folder.parent / "secret.jpg")
+    (folder.parent / "card").mkdir()
+    (folder.parent / "card" / "e.jpg").write_bytes(b"x")
+    (folder / "card").symlink_to(folder.parent / "card")
+    (folder / "south" / "up").symlink_to(folder)
+    (folder / ".hidden").symlink_to(folder.parent / "card")
+    assert files_below(folder) == before
+    assert files_below(folder, follow=True) == sorted([*before, "out.jpg", "card/e.jpg"])
+
+
+def test_a_folder_that_may_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(top: object, onerror: Callable[[OSError], None], followlinks: bool) -> Iterator[tuple[str, list[str], list[str]]]:
+        onerror(PermissionError(13, "Permission denied", "photos/private"))
+        yield str(top), [], []
+
+    monkeypatch.setattr("minidetr.data.names.os.walk", denied)
+    with pytest.raises(InputError, match=r"photos/private cannot be read \(Permission denied\)"):
+        files_below(folder)

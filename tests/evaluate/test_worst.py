@@ -100,6 +100,22 @@ def test_the_page_shows_the_worst_first_and_needs_no_other_file(files: dict[str,
     assert page.index("nothing.jpg") < page.index("shifted.jpg") < page.index("missing.jpg")
 
 
+def test_photos_of_one_name_keep_their_folders_apart(files: dict[str, Path]) -> None:
+    names = {"nothing": "south/1.jpg", "shifted": "north/1.jpg"}
+    for name, other in names.items():
+        (files["photos_dir"] / other).parent.mkdir()
+        (files["photos_dir"] / f"{name}.jpg").rename(files["photos_dir"] / other)
+    for key in ("gt_json", "pred_json"):
+        content = json.loads(files[key].read_text())
+        for image in content["images"]:
+            image["file_name"] = names.get(Path(image["file_name"]).stem, image["file_name"])
+        files[key].write_text(json.dumps(content))
+    assert [name for name, _ in worst_images(**files, count=2)] == ["south/1.jpg", "north/1.jpg"]
+    assert sorted(path.name for path in files["out_dir"].glob("*.png")) == ["01-south-1.png", "02-north-1.png"]
+    page = (files["out_dir"] / "index.html").read_text()
+    assert "1. south/1.jpg: PQ 0.0" in page and "2. north/1.jpg: PQ 0.0" in page
+
+
 def test_bad_input_leaves_nothing_behind(files: dict[str, Path]) -> None:
     (files["photos_dir"] / "perfect.jpg").rename(files["photos_dir"] / "away")
     with pytest.raises(InputError, match=r"perfect\.jpg is missing"):
