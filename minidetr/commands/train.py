@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from minidetr.commands.arguments import Arguments, Commands, add_command
+from minidetr.commands.arguments import Arguments, Commands, add_command, ids_of_nothing
 from minidetr.presets import TRAINABLE
 from minidetr.training.options import STAGES, TrainOptions
 
@@ -42,6 +42,7 @@ def add_train(commands: Commands) -> None:
     start.add_argument("--queries", type=int, metavar="N", help="number of object queries; the first ones are kept")
 
     data = parser.add_argument_group("data")
+    data.add_argument("--void", type=ids_of_nothing, metavar="IDS", help="ids in panoptic PNGs that mean void, such as 255")
     data.add_argument("--size", type=int, metavar="PIXELS", help="short side of the images")
     data.add_argument(
         "--augment",

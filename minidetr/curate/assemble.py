@@ -20,8 +20,9 @@ from minidetr.curate.export import Export, ExportImage, read_export
 from minidetr.curate.outlines import Outline, name_of, outlines_of
 from minidetr.data.coco import measured, read_panoptic_json
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
+from minidetr.data.pngs import read_ids
 from minidetr.errors import InputError
-from minidetr.panoptic import Category, decode_ids, encode_ids, path_inside, write_json, write_png
+from minidetr.panoptic import Category, encode_ids, path_inside, write_json, write_png
 from minidetr.predict import PHOTO_SUFFIXES, output_folder
 
 ORDERS = ("smaller", "larger", "listed")
@@ -274,7 +275,7 @@ class PredictedStuff:
         """Category ids of the data set, H x W int64, -1 where nothing was predicted; `size` is the image's (height, width)."""
         annotation = self.annotations[Path(image.file_name).stem.casefold()]
         png = path_inside(self.folder / "panoptic", annotation["file_name"], self.path)
-        segment_ids = decode_ids(np.asarray(open_image(png).convert("RGB")))
+        segment_ids = read_ids(png, {segment["id"] for segment in annotation["segments_info"]})
         if segment_ids.shape != size:
             sizes = [f"{width} x {height}" for height, width in (segment_ids.shape, size)]
             raise InputError(f"{png} is {sizes[0]} pixels, but {image.file_name} is {sizes[1]}: run label-stuff again")

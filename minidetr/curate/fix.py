@@ -12,7 +12,6 @@ import numpy as np
 from tqdm import tqdm
 
 from minidetr.curate.check import check, is_panoptic
-from minidetr.curate.check_panoptic import is_coded, read_ids_of
 from minidetr.curate.checker import exif_case
 from minidetr.curate.findings import BENDS, BREAKS, KINDS
 from minidetr.curate.outlines import box_of, crosses_itself, outlines_of, signed_area
@@ -20,6 +19,7 @@ from minidetr.curate.report import Report
 from minidetr.curate.split import link_or_copy
 from minidetr.data.coco import whole_folder
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
+from minidetr.data.pngs import open_png
 from minidetr.errors import InputError
 from minidetr.panoptic import Category, boxes_of_ids, encode_ids, leads_out, read_json, write_json, write_png
 
@@ -114,19 +114,19 @@ def _fix_folder(folder: Path, out: Path, done: Counter[str]) -> None:
 def _fix_png(source: Path, target: Path, annotation: dict, listed: set[int], done: Counter[str]) -> tuple[int, int] | None:
     """Write the PNG as RGB and the segments as their pixels are. Returns the PNG's size (width, height), None if unreadable."""
     try:
-        coded = open_image(source)
+        coded = open_png(source)
     except InputError:
         if source.is_file():
             link_or_copy(source, target)
         return None
-    segment_ids = read_ids_of(coded, source, listed)
-    if segment_ids is None or is_coded(coded, source):
+    segment_ids = coded.ids(listed)
+    if segment_ids is None or coded.is_coded:
         link_or_copy(source, target)
     else:
         write_png(target, encode_ids(segment_ids))
         done["panoptic PNGs written as RGB with 8 bits a channel"] += 1
     if segment_ids is None:
-        return coded.size
+        return coded.image.size
     segments = annotation["segments_info"]
     areas, boxes = boxes_of_ids(segment_ids, np.array([segment["id"] for segment in segments], np.int64))
     has_strangers = bool(set(np.unique(segment_ids).tolist()) - listed - {0})  # perhaps those of an entry that has none
@@ -141,7 +141,7 @@ def _fix_png(source: Path, target: Path, annotation: dict, listed: set[int], don
         else:
             done["segments without a pixel dropped"] += 1
     annotation["segments_info"] = kept
-    return coded.size
+    return coded.image.size
 
 
 def _fix_photo(folder: Path, out: Path, name: str, size: tuple[int, int] | None, done: Counter[str]) -> str:

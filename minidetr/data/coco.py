@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from minidetr.data.images import normalise, open_image, read_image, to_tensor
+from minidetr.data.images import normalise, read_image, to_tensor
+from minidetr.data.pngs import read_ids
 from minidetr.data.targets import Target, target_from_panoptic
 from minidetr.errors import InputError
 from minidetr.panoptic import (
     MAX_CATEGORY_ID,
     Category,
     boxes_of_ids,
-    decode_ids,
     encode_ids,
     leads_out,
     path_inside,
@@ -65,41 +65,45 @@ class CocoPanoptic(PanopticDataset):
     """A data set on disk. The JSON is checked once, here; photos and PNGs when they are read.
 
     `json_file` is the panoptic JSON, `images_dir` holds its photos, `panoptic_dir` its PNGs. `transform` takes and gives
-    `(image, segment_ids)`, see `minidetr.data.transforms`. Raises InputError naming the file and the field.
+    `(image, segment_ids)`, see `minidetr.data.transforms`. Pixels of the ids `void` are void, their segments are left out. Raises
+    InputError naming the file and the field.
     """
 
     def __init__(
-        self, json_file: str | Path, images_dir: str | Path, panoptic_dir: str | Path, transform: v2.Transform | None = None
+        self,
+        json_file: str | Path,
+        images_dir: str | Path,
+        panoptic_dir: str | Path,
+        transform: v2.Transform | None = None,
+        void: Collection[int] = (),
     ) -> None:
         self.json_file, self.images_dir, self.panoptic_dir = Path(json_file), Path(images_dir), Path(panoptic_dir)
-        self.transform = transform
+        self.transform, self.void = transform, frozenset(void)
         for folder in (self.images_dir, self.panoptic_dir):
             if not folder.is_dir():
                 raise InputError(f"{folder} is not a folder: give the folders of the photos and of the panoptic PNGs")
         self.categories, images, self._annotations = read_panoptic_json(self.json_file)
         self.image_ids, self.file_names = list(images), list(images.values())
+        for entry in self._annotations.values() if void else ():
+            entry["segments_info"] = [segment for segment in entry["segments_info"] if segment["id"] not in self.void]
 
     @classmethod
-    def from_folder(cls, folder: str | Path, transform: v2.Transform | None = None) -> CocoPanoptic:
+    def from_folder(cls, folder: str | Path, transform: v2.Transform | None = None, void: Collection[int] = ()) -> CocoPanoptic:
         """The data set of FOLDER/panoptic.json, FOLDER/images and FOLDER/panoptic."""
         folder = Path(folder)
-        return cls(folder / "panoptic.json", folder / "images", folder / "panoptic", transform)
+        return cls(folder / "panoptic.json", folder / "images", folder / "panoptic", transform, void)
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, list[dict]]:
         """One image as `PanopticDataset.read` says. Raises InputError when the photo, the PNG and the JSON disagree."""
         annotation = self._annotations[self.image_ids[index]]
         photo = path_inside(self.images_dir, self.file_names[index], self.json_file)
         png = path_inside(self.panoptic_dir, annotation["file_name"], self.json_file)
-        image, coded = read_image(photo), open_image(png)
-        if coded.mode != "RGB":
-            raise InputError(f"{png} must be an RGB image, 8 bits a channel, with id = R + 256 G + 65536 B, but it is {coded.mode}")
-        if coded.size != image.size:
-            sizes = " and ".join(f"{one.width} x {one.height}" for one in (image, coded))
-            raise InputError(f"{photo} and {png} must have the same size, but are {sizes} pixels (upright, width x height)")
-        segment_ids = decode_ids(np.asarray(coded))
-
-        painted = set(np.unique(segment_ids).tolist()) - {0}
         listed = {segment["id"] for segment in annotation["segments_info"]}
+        image, segment_ids = read_image(photo), read_ids(png, listed, self.void)
+        if segment_ids.shape != (image.height, image.width):
+            sizes = f"{image.width} x {image.height} and {segment_ids.shape[1]} x {segment_ids.shape[0]}"
+            raise InputError(f"{photo} and {png} must have the same size, but are {sizes} pixels (upright, width x height)")
+        painted = set(np.unique(segment_ids).tolist()) - {0}
         if painted - listed:
             raise InputError(f"{png} has pixels of ids {_some(painted - listed)}, which {self.json_file} does not list: add them")
         if listed - painted:

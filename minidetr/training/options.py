@@ -43,6 +43,7 @@ class TrainOptions:
     preset: str = FROM_RECIPE  # "tiny", or that of `from_`
     data: str = "scenes"  # or a folder with panoptic.json, images/ and panoptic/, or with train/ and val/ that hold these
     validation: str | None = None  # a folder; by default DATA/val, else the training data itself
+    void: tuple[int, ...] = ()  # ids in panoptic PNGs that mean void, beside 0
     steps: str = "joint"  # or "boxes,masks", "boxes", "masks"
     from_: str | None = None  # weights to start from: a name or a path
     backbone_weights: str | None = None  # "imagenet" (torchvision's) or a file with torchvision's key names
@@ -113,6 +114,9 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be more than 0, not {value}")
+        for one in self.void:
+            if type(one) is not int or not 0 <= one < 256**3:
+                raise InputError(f"--void takes ids of a panoptic PNG, 0 to {256**3 - 1}, not {one!r}")
         for name, value in vars(self).items():
             if isinstance(value, float) and not isfinite(value):
                 raise InputError(f"--{name.replace('_', '-')} must be a finite number, not {value}")
