@@ -14,6 +14,7 @@ from pathlib import Path
 from minidetr.curate.check_detection import DetectionChecker
 from minidetr.curate.check_panoptic import PanopticChecker
 from minidetr.curate.report import Report
+from minidetr.data.pngs import void_ids
 from minidetr.errors import InputError
 from minidetr.panoptic import read_json
 
@@ -44,7 +45,7 @@ def check(path: str | Path, photos: str | Path | None = None, queries: int = QUE
     kind = PanopticChecker if is_panoptic(content) else DetectionChecker
     checker = kind(json_file, content, Path(photos) if photos else None, queries)
     if isinstance(checker, PanopticChecker):
-        checker.void = frozenset(void)
+        checker.void = void_ids(void)
     if photos is None:
         checker.report.unchecked.append("photos are not checked: give their folder with --photos")
     return checker.check()

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from minidetr.data.images import normalise, read_image, to_tensor
-from minidetr.data.pngs import read_ids
+from minidetr.data.pngs import read_ids, void_ids
 from minidetr.data.targets import Target, target_from_panoptic
 from minidetr.errors import InputError
 from minidetr.panoptic import (
@@ -78,13 +78,13 @@ class CocoPanoptic(PanopticDataset):
         void: Collection[int] = (),
     ) -> None:
         self.json_file, self.images_dir, self.panoptic_dir = Path(json_file), Path(images_dir), Path(panoptic_dir)
-        self.transform, self.void = transform, frozenset(void)
+        self.transform, self.void = transform, void_ids(void)
         for folder in (self.images_dir, self.panoptic_dir):
             if not folder.is_dir():
                 raise InputError(f"{folder} is not a folder: give the folders of the photos and of the panoptic PNGs")
         self.categories, images, self._annotations = read_panoptic_json(self.json_file)
         self.image_ids, self.file_names = list(images), list(images.values())
-        for entry in self._annotations.values() if void else ():
+        for entry in self._annotations.values() if self.void else ():
             entry["segments_info"] = [segment for segment in entry["segments_info"] if segment["id"] not in self.void]
 
     @classmethod

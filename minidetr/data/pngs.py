@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,14 @@ def read_ids(path: str | Path, listed: Collection[int] = (), void: Collection[in
     if ids is None:
         raise png.refusal(listed, void)
     return ids
+
+
+def void_ids(void: Collection[int]) -> frozenset[int]:
+    """Ids that mean void, checked. Raises InputError for anything that is no collection of ids of a PNG."""
+    whole = isinstance(void, Collection) and all(isinstance(one, Integral) and not isinstance(one, bool) for one in void)
+    if not whole or not all(0 <= one < 256**3 for one in void):
+        raise InputError(f"void is {void!r}, but it takes ids of a panoptic PNG, 0 to {256**3 - 1}, such as (255,)")
+    return frozenset(map(int, void))
 
 
 def _without(ids: np.ndarray, void: Collection[int]) -> np.ndarray:

@@ -31,15 +31,15 @@ def box_average_precision(gt: dict | str | Path, predictions: Sequence[dict]) ->
     return _average_precision(gt if isinstance(gt, dict) else read_json(gt), name, predictions)
 
 
-def _average_precision(content: dict, name: str, predictions: Sequence[dict]) -> dict[str, float]:
-    """`box_average_precision` of a file's content; `name` is the file's, for sentences."""
+def _average_precision(content: dict, name: str, predictions: Sequence[dict], places: Sequence[str] = ()) -> dict[str, float]:
+    """`box_average_precision` of a file's content; for sentences, `name` is the file's and `places` are the predictions'."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     categories = require(content, "categories", list, name)
     category_ids = {require(category, "id", Integral, f"a category of {name}") for category in categories}
     boxes, evaluated, known = _truth_boxes(content, category_ids, name)
-    detections = _detections(predictions, known, category_ids, name)
+    detections = _detections(predictions, known, category_ids, name, places)
     images = [{"id": image_id} for image_id in evaluated]
 
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
@@ -75,12 +75,15 @@ def segment_box_average_precision(
     than that of all of a model's queries. Returns and raises as `box_average_precision`.
     """
     compared = compare(gt_json, gt_dir, pred_json, pred_dir, void)
-    truth, boxes = [], []
+    truth: list[dict] = []
+    boxes: list[dict] = []
+    places: list[str] = []
     for gt, predicted in compared.pairs:
         truth.append({"image_id": gt.image_id, "segments_info": _with_boxes(compared.truth, gt)})
         for segment in _with_boxes(compared.prediction, predicted) if predicted else ():
             boxes.append({"score": 1.0} | segment | {"image_id": gt.image_id})
-    return _average_precision({"annotations": truth, "categories": compared.entries}, str(gt_json), boxes)
+            places.append(f"segment {segment['id']} in {predicted.where}" if predicted else "")
+    return _average_precision({"annotations": truth, "categories": compared.entries}, str(gt_json), boxes, places)
 
 
 def _with_boxes(file: PanopticFile, labels: Labels) -> list[dict]:
@@ -137,11 +140,11 @@ def _truth_boxes(content: dict, category_ids: set, name: str) -> tuple[list[dict
     return boxes, annotated if panoptic else known, known
 
 
-def _detections(predictions: Sequence[dict], images: set, categories: set, name: str) -> list[dict]:
+def _detections(predictions: Sequence[dict], images: set, categories: set, name: str, places: Sequence[str] = ()) -> list[dict]:
     """The predictions as pycocotools wants them: numbered from 1, with an area."""
     detections = []
     for number, prediction in enumerate(predictions, start=1):
-        where = f"prediction {number}"
+        where = places[number - 1] if places else f"prediction {number}"
         x, y, width, height = _box(prediction, where)
         image_id = require(prediction, "image_id", (Integral, str), where)
         category_id = require(prediction, "category_id", Integral, where)

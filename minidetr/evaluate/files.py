@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minidetr.data.pngs import read_ids
+from minidetr.data.pngs import read_ids, void_ids
 from minidetr.errors import InputError
 from minidetr.evaluate.pairs import Classes, Id, pair_names
 from minidetr.panoptic import MAX_CATEGORY_ID, Category, path_inside, read_json
@@ -128,9 +128,7 @@ def compare(
     and their segments are left out; an id that the prediction lists as a segment stays one. Raises InputError for what can't be
     joined, naming file and field.
     """
-    for one in void:
-        if type(one) is not int or not 0 <= one < 256**3:
-            raise InputError(f"void has {one!r}, but it takes ids of a PNG, 0..{256**3 - 1}")
+    void = void_ids(void)
     truth_content, predicted_content = read_json(gt_json), read_json(pred_json)
     categories = read_categories(truth_content, gt_json)
     truth_names = class_names(truth_content, gt_json)
@@ -145,16 +143,15 @@ def compare(
     notes = []
     if 2 * predicted < len(pairs):
         notes.append(
-            f"of the {len(pairs)} images in {gt_json}, {predicted} have a prediction in {pred_json}: the others count as missed"
+            f"images of {gt_json} with a prediction in {pred_json}: {predicted} of {len(pairs)}; the others count as missed"
         )
     if counts.unknown:
         notes.append(
-            f"{counts.unknown} predictions in {pred_json} are of images that {gt_json} does not annotate: they do not count"
+            f"predictions in {pred_json} for images that {gt_json} does not annotate, which do not count: {counts.unknown}"
         )
     if classes.unknown:
-        named = ", ".join(f"{name!r}" for name in list(classes.unknown)[:5]) + (", ..." if len(classes.unknown) > 5 else "")
-        count = f"{classes.unknown.total()} segments in {pred_json}"
-        notes.append(f"{count} are of classes that {gt_json} lacks ({named}): left out, as unlabelled")
+        names, count = _some(classes.unknown), classes.unknown.total()
+        notes.append(f"segments in {pred_json} of classes that {gt_json} lacks ({names}), which count as unlabelled: {count}")
     if predicted_names is not None:
         notes += _other_kinds(categories, classes, predicted_content["categories"], gt_json, pred_json)
     entries = [entry | {"id": category.id} for entry, category in zip(truth_content["categories"], categories, strict=True)]
@@ -198,8 +195,11 @@ def _other_kinds(
     ]
     if not other:
         return []
-    named = ", ".join(map(repr, other[:5])) + (", ..." if len(other) > 5 else "")
-    return [f"'isthing' of {named} in {pred_json} is not that in {gt_json}, which decides where a class is counted"]
+    return [f"'isthing' of {_some(other)} in {pred_json} is not that in {gt_json}, which decides where a class is counted"]
+
+
+def _some(names: Collection[str]) -> str:
+    return ", ".join(map(repr, list(names)[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 # --- fields -----------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from pathlib import Path
 
 from minidetr.data.names import key_of, stem_of
@@ -39,7 +39,7 @@ def pair_names(
 
     for key in (_whole, _without_extension, _parts):
         left, right = _by_key(truth, key, pairs.keys()), _by_key(predicted, key, set(pairs.values()))
-        for name in left.keys() & right.keys():
+        for name in [name for name in left if name in right]:
             (first, *more), (other, *others) = left[name], right[name]
             if more:
                 raise ambiguous(predicted[other], predicted_json, truth[first], truth[more[0]], truth_json)
@@ -53,7 +53,8 @@ def pair_names(
         for start in range(1, len(parts)):
             ends[parts[start:]] += ids
     claimed: dict[Id, Id] = {}
-    for image_id in predicted.keys() - set(pairs.values()):
+    settled = set(pairs.values())
+    for image_id in [i for i in predicted if i not in settled]:
         parts = _parts(predicted[image_id])
         candidates = ends.get(parts, []) + [i for start in range(1, len(parts)) for i in whole.get(parts[start:], [])]
         if all(candidate in pairs for candidate in candidates):
@@ -66,10 +67,10 @@ def pair_names(
     return pairs | claimed
 
 
-def _by_key(names: Mapping[Id, str], key: Callable[[str], Hashable], settled: object) -> dict:
+def _by_key(names: Mapping[Id, str], key: Callable[[str], Hashable], settled: Collection[Id]) -> dict:
     found: dict[Hashable, list[Id]] = defaultdict(list)
     for image_id, name in names.items():
-        if image_id not in settled:  # type: ignore[operator]
+        if image_id not in settled:
             found[key(name)].append(image_id)
     return found
 

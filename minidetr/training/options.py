@@ -99,6 +99,8 @@ class TrainOptions:
 
     def check(self) -> None:
         """Raise InputError, naming the option, for values that make no sense."""
+        from minidetr.data.pngs import void_ids  # here, for `--help` needs no NumPy
+
         for name in (
             "epochs",
             "mask_epochs",
@@ -114,9 +116,7 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be more than 0, not {value}")
-        for one in self.void:
-            if type(one) is not int or not 0 <= one < 256**3:
-                raise InputError(f"--void takes ids of a panoptic PNG, 0 to {256**3 - 1}, not {one!r}")
+        void_ids(self.void)
         for name, value in vars(self).items():
             if isinstance(value, float) and not isfinite(value):
                 raise InputError(f"--{name.replace('_', '-')} must be a finite number, not {value}")
