@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from minidetr.data.images import normalise, read_image, to_tensor
-from minidetr.data.pngs import read_ids, void_ids
+from minidetr.data.pngs import misread, read_ids, void_ids
 from minidetr.data.targets import Target, target_from_panoptic
 from minidetr.errors import InputError
 from minidetr.panoptic import (
@@ -105,7 +105,10 @@ class CocoPanoptic(PanopticDataset):
             raise InputError(f"{photo} and {png} must have the same size, but are {sizes} pixels (upright, width x height)")
         painted = set(np.unique(segment_ids).tolist()) - {0}
         if painted - listed:
-            raise InputError(f"{png} has pixels of ids {_some(painted - listed)}, which {self.json_file} does not list: add them")
+            why = misread(png, listed, self.void)
+            raise InputError(
+                f"{png} has pixels of ids {_some(painted - listed)}, which {self.json_file} does not list: add them{why}"
+            )
         if listed - painted:
             raise InputError(f"{png} has no pixel of ids {_some(listed - painted)}, which {self.json_file} lists: remove them")
         return image, segment_ids, annotation["segments_info"]

@@ -61,9 +61,10 @@ class PanopticPng:
             found["colours"] = decode_ids(np.asarray(image.convert("RGB")))
         if image.mode not in ("RGB", "RGBA"):
             values = np.atleast_3d(np.asarray(image))[..., 0].astype(np.int32)
-            if image.mode == "L" and self.depth < 8:  # Pillow stretches 2 and 4 bits to 0..255
-                found["stretched grey values"] = values
-                values = values // (255 // (2**self.depth - 1))
+            if image.mode in ("1", "L") and self.depth < 8:  # Pillow stretches 2 and 4 bits to 0..255
+                top = 255 // (2**self.depth - 1)
+                found["stretched grey values"] = values if image.mode == "L" else values * top
+                values = found["stretched grey values"] // top
             found["palette places" if image.mode == "P" else "grey values"] = values
         if image.mode in ("P", "RGBA", "L", "LA") and image.has_transparency_data:
             seen = np.asarray(image.convert("RGBA"))[..., 3] > 0
@@ -76,7 +77,7 @@ class PanopticPng:
         wanted = set(listed) - set(void) - {0}
         painted = {name: _painted(_without(ids, void)) for name, ids in self.readings().items()}
         colour = KINDS.get(self.image.mode, "grey" if self.image.mode.startswith("I") else self.image.mode)
-        kind = f"{self.path} is a {colour} image of {self.depth} bits"
+        kind = f"{self.path} is a {colour} image of {self.depth} bit{'s' * (self.depth > 1)}"
         fitting = [name for name, ids in painted.items() if ids == wanted]
         if fitting:
             return InputError(f"{kind} whose {' and '.join(fitting)} both are the ids that its JSON lists; {FORM}, to tell which")
@@ -121,6 +122,19 @@ def read_ids(path: str | Path, listed: Collection[int] = (), void: Collection[in
     if ids is None:
         raise png.refusal(listed, void)
     return ids
+
+
+def misread(path: str | Path, listed: Collection[int], void: Collection[int] = ()) -> str:
+    """The end of a sentence on a PNG in COCO's form whose ids are not those `listed`: what would give these ids, "" if nothing."""
+    png = open_png(path)
+    if png.is_coded:
+        colours = np.asarray(png.image)
+        wanted = set(listed) - set(void) - {0}
+        if _painted(_without(decode_ids(colours[..., ::-1]), void)) == wanted:
+            return "; its channels stand as blue, green, red, which is OpenCV's order: write them as red, green, blue"
+        if (colours == colours[..., :1]).all() and _painted(_without(colours[..., 0].astype(np.int32), void)) == wanted:
+            return "; its ids are written as grey, the same in all channels: " + FORM
+    return ""
 
 
 def void_ids(void: Collection[int]) -> frozenset[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minidetr.data.pngs import read_ids, void_ids
+from minidetr.data.pngs import misread, read_ids, void_ids
 from minidetr.errors import InputError
 from minidetr.evaluate.pairs import Classes, Id, pair_names
 from minidetr.panoptic import MAX_CATEGORY_ID, Category, path_inside, read_json
@@ -38,6 +38,10 @@ class Labels:
     def read(self, png: Path) -> np.ndarray:
         """The ids H W in the image's PNG."""
         return read_ids(png, {segment["id"] for segment in self.segments}, self.void)
+
+    def misread(self, png: Path) -> str:
+        """What an unfitting PNG may be, for the end of a sentence."""
+        return misread(png, {segment["id"] for segment in self.segments}, self.void)
 
 
 class PanopticFile:

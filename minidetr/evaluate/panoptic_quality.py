@@ -308,7 +308,11 @@ def _count_chunk(tasks: list[Task]) -> QualityCounts:
         gt_ids = gt.read(gt_png)
         pred_ids = pred.read(pred_png) if pred and pred_png else np.zeros_like(gt_ids)
         pred_segments = pred.segments if pred else []
-        counts.add_image(gt_ids, gt.segments, pred_ids, pred_segments, gt_name=str(gt_png), pred_name=str(pred_png))
+        try:
+            counts.add_image(gt_ids, gt.segments, pred_ids, pred_segments, gt_name=str(gt_png), pred_name=str(pred_png))
+        except InputError as error:
+            why = gt.misread(gt_png) or (pred.misread(pred_png) if pred and pred_png else "")
+            raise InputError(f"{error}{why}") from None
     return counts
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 import struct
+import subprocess
+import sys
 import unicodedata
 import zlib
 from collections.abc import Callable, Collection
@@ -130,6 +132,18 @@ def save_rgb_16(path: Path, ids: np.ndarray) -> None:
 
 def save_grey_4(path: Path, ids: np.ndarray) -> None:
     save_raw(path, (ids[:, ::2] << 4 | ids[:, 1::2]).astype(np.uint8), 4, 0)
+
+
+def save_black_and_white(path: Path, ids: np.ndarray) -> None:
+    Image.fromarray(ids > 0).save(path)
+
+
+def save_bgr(path: Path, ids: np.ndarray) -> None:
+    Image.fromarray(encode_ids(ids)[..., ::-1].copy()).save(path)
+
+
+def save_grey_as_rgb(path: Path, ids: np.ndarray) -> None:
+    Image.fromarray(ids.astype(np.uint8)).convert("RGB").save(path)
 
 
 def save_jpeg(path: Path, ids: np.ndarray) -> None:
@@ -491,6 +505,18 @@ ROWS: list[tuple[str, str, list, float | tuple[float, str] | str]] = [
         [saved(lambda p, ids: Image.fromarray(encode_ids(ids)).quantize(8).save(p), ids={30: 70000})],
         1.0,
     ),
+    (
+        "blue-green-red",
+        "made up like cv2.imwrite of RGB",
+        [saved(save_bgr, "pred")],
+        r"a\.png has pixels of .*OpenCV's order: write them as red",
+    ),
+    (
+        "grey-as-rgb",
+        "made up like cv2.imread of a grey mask",
+        [saved(save_grey_as_rgb, "truth")],
+        r"a\.png has pixels of .*as grey, .*save it as RGB",
+    ),
     ("opaque-alpha", "made up like GIMP", [saved(save_rgba)], 1.0),
     ("transparent-void", "made up like GIMP", [border(0), saved(save_transparent_void)], 1.0),
     ("rgb-16-bits", "made up like ImageMagick", [saved(save_rgb_16)], 1.0),
@@ -616,6 +642,27 @@ def test_the_command_counts_images_and_takes_void(files: Files, capsys: pytest.C
     for void in ([256**3], [-1], ["255"], 255, [True]):
         with pytest.raises(InputError, match=r"void .* takes ids of a panoptic PNG"):
             panoptic_quality(*paths, void=void)
+
+
+# --- PNGs alone
+
+
+@pytest.mark.parametrize(("listed", "value"), [({1}, 1), ({255}, 255)])
+def test_black_and_white_is_1_or_255_as_the_json_says(tmp_path: Path, listed: set[int], value: int) -> None:
+    ids = np.eye(5, dtype=np.int32)
+    save_black_and_white(tmp_path / "a.png", ids)
+    assert np.array_equal(read_ids(tmp_path / "a.png", listed), ids * value)
+    with pytest.raises(InputError, match=r"a\.png is a black and white image of 1 bit; .*lists the ids 2"):
+        read_ids(tmp_path / "a.png", {2})
+
+
+def test_counting_imports_neither_torch_nor_scipy(files: Files) -> None:
+    for change in (numbered("pred", 3, 1, 2), saved(save_palette), classes("pred", {**CLASSES, 9: "rug"})):
+        change(files)
+    call = f"minidetr.panoptic_quality(*{[str(path) for path in files.write()]}, void=(255,))"
+    code = f"import sys, minidetr; print({call}.all.pq, *({{'torch', 'scipy', 'matplotlib'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1.0"
 
 
 # --- training on the same files
