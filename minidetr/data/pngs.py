@@ -126,10 +126,9 @@ def read_ids(path: str | Path, listed: Collection[int] = (), void: Collection[in
 
 def misread(path: str | Path, listed: Collection[int], void: Collection[int] = ()) -> str:
     """The end of a sentence on a PNG in COCO's form whose ids are not those `listed`: what would give these ids, "" if nothing."""
-    png = open_png(path)
-    if png.is_coded:
+    png, wanted = open_png(path), set(listed) - set(void) - {0}
+    if png.is_coded and _painted(read_ids(path, listed, void)) != wanted:
         colours = np.asarray(png.image)
-        wanted = set(listed) - set(void) - {0}
         if _painted(_without(decode_ids(colours[..., ::-1]), void)) == wanted:
             return "; its channels stand as blue, green, red, which is OpenCV's order: write them as red, green, blue"
         if (colours == colours[..., :1]).all() and _painted(_without(colours[..., 0].astype(np.int32), void)) == wanted:
