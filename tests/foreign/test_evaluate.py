@@ -445,13 +445,13 @@ ROWS: list[tuple[str, str, list, float | tuple[float, str] | str]] = [
     ),
     (
         "a-name-for-two-classes",
-        "made up like a category in two supercategories",
+        "COCO-Assistant#16",
         [classes(side, {1: "sky", 2: "man", 3: "man"}) for side in ("truth", "pred")],
         1.0,
     ),
     (
         "a-name-for-two-other-classes",
-        "made up like a category in two supercategories",
+        "COCO-Assistant#16",
         [classes("truth", {1: "sky", 2: "man", 3: "man"}), classes("pred", {1: "sky", 2: "man", 8: "man"}, {3: 8})],
         r"category_id 8, which .*pred\.json names 'man', but several classes have that name",
     ),
