@@ -37,6 +37,14 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def ids_of_nothing(text: str) -> tuple[int, ...]:
+    """An argument like "255" or "0,255": ids in panoptic PNGs that mean void."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 9 and int(part) < 256**3 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of ids from 0 to {256**3 - 1}, such as 255 or 0,255")
+    return tuple(int(part) for part in parts)
+
+
 def fraction(text: str) -> float:
     """An argument that must lie in 0..1."""
     try:

@@ -6,7 +6,15 @@ import argparse
 import json
 from pathlib import Path
 
-from minidetr.commands.arguments import CATEGORIES_HELP, Arguments, Commands, add_command, fraction, whole_number
+from minidetr.commands.arguments import (
+    CATEGORIES_HELP,
+    Arguments,
+    Commands,
+    add_command,
+    fraction,
+    ids_of_nothing,
+    whole_number,
+)
 from minidetr.errors import InputError
 
 
@@ -174,6 +182,7 @@ def add_check(commands: Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON with every place instead of a table")
     parser.add_argument("--examples", type=whole_number, default=3, metavar="N", help="places to show of each kind (default: 3)")
     parser.add_argument("--queries", type=whole_number, default=100, metavar="N", help="queries of the model (default: 100)")
+    parser.add_argument("--void", type=ids_of_nothing, default=(), metavar="IDS", help="ids in PNGs that mean void, such as 255")
 
 
 def run_check(arguments: Arguments) -> None:
@@ -181,7 +190,7 @@ def run_check(arguments: Arguments) -> None:
     from minidetr.curate.check import check
     from minidetr.curate.fix import fix
 
-    report = check(arguments.data, arguments.photos, arguments.queries)
+    report = check(arguments.data, arguments.photos, arguments.queries, arguments.void)
     fixed = fix(arguments.data, arguments.fix, arguments.photos) if arguments.fix else None
     if arguments.json:
         mended = {"fixed": {"done": fixed.done, "left": fixed.left.to_json()}} if fixed else {}

@@ -7,7 +7,7 @@ import sys
 from math import isnan
 from pathlib import Path
 
-from minidetr.commands.arguments import Arguments, Commands, add_command, whole_number
+from minidetr.commands.arguments import Arguments, Commands, add_command, ids_of_nothing, whole_number
 from minidetr.errors import InputError
 
 
@@ -27,6 +27,9 @@ def add_evaluate(commands: Commands) -> None:
     parser.add_argument("--per-class", action="store_true", help="one line for each class, too")
     parser.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="processes to use (default: 1)")
     parser.add_argument("--boxes", action="store_true", help="the average precision of the segments' boxes, too")
+    parser.add_argument(
+        "--void", type=ids_of_nothing, default=(), metavar="IDS", help="ids in PNGs that mean void, such as 255 or 0,255"
+    )
     parser.add_argument("--worst", type=Path, metavar="DIR", help="also write a page of the worst images there; needs --photos")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of the photos, for --worst")
 
@@ -38,12 +41,16 @@ def run_evaluate(arguments: Arguments) -> None:
     truth, predicted = (arguments.truth_json, arguments.truth_dir), (arguments.predicted_json, arguments.predicted_dir)
     if (arguments.worst is None) != (arguments.photos is None):
         raise InputError("--worst and --photos go together: give the folder to write and the folder of the photos")
-    quality = panoptic_quality(*truth, *predicted, jobs=arguments.jobs, progress=sys.stderr.isatty())
+    void = arguments.void
+    quality = panoptic_quality(*truth, *predicted, jobs=arguments.jobs, progress=sys.stderr.isatty(), void=void)
+    for note in quality.notes:
+        print(f"note: {note}", file=sys.stderr)
     if arguments.worst is not None:
         from minidetr.evaluate.worst import worst_images
 
-        worst_images(*truth, *predicted, arguments.photos, arguments.worst)
-    boxes = segment_box_average_precision(arguments.truth_json, arguments.predicted_json) if arguments.boxes else {}
+        worst_images(*truth, *predicted, arguments.photos, arguments.worst, void=void)
+    files = (arguments.truth_json, arguments.predicted_json, arguments.truth_dir, arguments.predicted_dir)
+    boxes = segment_box_average_precision(*files, void) if arguments.boxes else {}
     measured = {name: None if isnan(value) else value for name, value in boxes.items()}
     if arguments.json:
         print(json.dumps(quality.to_json() | ({"boxes": measured} if boxes else {}), indent=2))

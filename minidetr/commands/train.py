@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from minidetr.commands.arguments import CATEGORIES_HELP, Arguments, Commands, add_command
+from minidetr.commands.arguments import CATEGORIES_HELP, Arguments, Commands, add_command, ids_of_nothing
 from minidetr.presets import TRAINABLE
 from minidetr.training.options import STAGES, TrainOptions
 
@@ -43,6 +43,7 @@ def add_train(commands: Commands) -> None:
     start.add_argument("--queries", type=int, metavar="N", help="number of object queries; the first ones are kept")
 
     data = parser.add_argument_group("data")
+    data.add_argument("--void", type=ids_of_nothing, metavar="IDS", help="ids in panoptic PNGs that mean void, such as 255")
     data.add_argument(
         "--crowds", choices=("as-crowds", "as-objects"), help="leave crowds out, or learn them as objects (default: as-crowds)"
     )
@@ -86,8 +87,10 @@ def stage_list(text: str) -> tuple[str, ...]:
 
 def run_train(arguments: Arguments) -> None:
     """Train with the arguments that were given."""
+    from minidetr.training.devices import end_processes
     from minidetr.training.loop import train
 
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     known = {name: value for name, value in given.items() if name in TrainOptions.__dataclass_fields__}
     train(arguments.resume, **known)
+    end_processes()

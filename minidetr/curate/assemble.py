@@ -23,8 +23,9 @@ from minidetr.data.foreign import READINGS
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
 from minidetr.data.index import read_panoptic_json
 from minidetr.data.names import PHOTO_SUFFIXES, stem_of
+from minidetr.data.pngs import read_ids
 from minidetr.errors import InputError
-from minidetr.panoptic import Category, decode_ids, encode_ids, path_inside, write_json, write_png
+from minidetr.panoptic import Category, encode_ids, path_inside, write_json, write_png
 from minidetr.predict import output_folder
 
 CROWDS = ("as-crowds", "as-objects")
@@ -319,7 +320,7 @@ class PredictedStuff:
         annotation = self.annotation(image)
         assert annotation is not None  # all images were looked for at the beginning
         png = path_inside(self.folder / "panoptic", annotation["file_name"], self.path)
-        segment_ids = decode_ids(np.asarray(open_image(png).convert("RGB")))
+        segment_ids = read_ids(png, {segment["id"] for segment in annotation["segments_info"]})
         if segment_ids.shape != size:
             sizes = [f"{width} x {height}" for height, width in (segment_ids.shape, size)]
             raise InputError(f"{png} is {sizes[0]} pixels, but {image.file_name} is {sizes[1]}: run label-stuff again")

@@ -8,6 +8,7 @@ Every kind of finding is a line of `findings.KINDS`; `checker` has the checks th
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from minidetr.curate.check_detection import DetectionChecker
@@ -15,19 +16,21 @@ from minidetr.curate.check_panoptic import PanopticChecker
 from minidetr.curate.checker import Checker
 from minidetr.curate.report import Report
 from minidetr.data.foreign import is_panoptic
+from minidetr.data.pngs import void_ids
 from minidetr.errors import InputError
 from minidetr.panoptic import read_json
 
 QUERIES = 100  # of the published models
 
 
-def check(path: str | Path, photos: str | Path | None = None, queries: int = QUERIES) -> Report:
+def check(path: str | Path, photos: str | Path | None = None, queries: int = QUERIES, void: Collection[int] = ()) -> Report:
     """Look for everything wrong or odd in a data set.
 
     `path` is the folder of a panoptic data set, or a COCO JSON file: an export in detection format, or a panoptic JSON, whose
     PNGs are then looked for in `panoptic/` beside it. `photos` is the folder of the photos; those of a data set are in its
-    `images/`, those of a JSON file are not checked without it. `queries` is the number of objects that the model can find. Raises
-    InputError when there is no such file or it holds no COCO data at all; everything else is a finding.
+    `images/`, those of a JSON file are not checked without it. `queries` is the number of objects that the model can find. Pixels
+    of the ids `void` in PNGs are void, their segments are left out. Raises InputError when there is no such file or it holds no
+    COCO data at all; everything else is a finding.
     """
     path = Path(path)
     json_file = path / "panoptic.json" if path.is_dir() else path
@@ -43,6 +46,8 @@ def check(path: str | Path, photos: str | Path | None = None, queries: int = QUE
         photos = path / "images"
     kind: type[Checker] = PanopticChecker if is_panoptic(content) else DetectionChecker
     checker = kind(json_file, content, Path(photos) if photos else None, queries)
+    if isinstance(checker, PanopticChecker):
+        checker.void = void_ids(void)
     if photos is None:
         checker.report.unchecked.append("photos are not checked: give their folder with --photos")
     return checker.check()

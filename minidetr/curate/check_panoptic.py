@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from minidetr.curate.checker import Checker, box_kind, size_text
 from minidetr.curate.findings import BREAKS
 from minidetr.curate.report import Report
-from minidetr.data.images import open_image
 from minidetr.data.index import read_panoptic_json
+from minidetr.data.pngs import open_png
 from minidetr.errors import InputError
-from minidetr.panoptic import boxes_of_ids, decode_ids, leads_out
+from minidetr.panoptic import boxes_of_ids, leads_out
 
 
 class PanopticChecker(Checker):
     """A panoptic data set under examination."""
 
     is_panoptic = True
+    void: Collection[int] = ()  # ids in PNGs that mean void
 
     def check(self) -> Report:
         """Every annotation with its PNG and its photo."""
@@ -70,6 +71,8 @@ class PanopticChecker(Checker):
         infos: dict[int, dict] = {}
         stuff: Counter[int] = Counter()
         for place, segment in self.entries(annotation, "segments_info", {"id": int, "category_id": int}, f"{where}.", name):
+            if segment["id"] in self.void:
+                continue
             if segment["id"] in infos:
                 self.found("segment-id-twice", f"{place}.id {segment['id']} ({name})", name)
                 continue
@@ -94,16 +97,16 @@ class PanopticChecker(Checker):
                 self.found("file-name", f"{png!r} is a link out of {folder}", name)
             return None
         try:
-            coded = open_image(folder / png)
+            coded = open_png(folder / png)
         except InputError as error:
             self.found("png", str(error), name)
             return None
-        segment_ids = read_ids_of(coded, folder / png, {s["id"] for s in infos})
-        if not is_coded(coded, folder / png):
-            kind = "another" if segment_ids is None else "one"
-            self.found("png-mode", f"{png} is {coded.mode}, {_bits(folder / png)} bits ({kind} reading fits the JSON)", name)
+        segment_ids = coded.ids({s["id"] for s in infos}, self.void)
         if segment_ids is None:
-            return coded.size
+            self.found("png-mode", str(coded.refusal({s["id"] for s in infos}, self.void)), name)
+            return coded.image.size
+        if not coded.is_coded:
+            self.found("png-form", f"{png} is {coded.image.mode}, {coded.depth} bits", name)
         ids = np.array([s["id"] for s in infos], np.int64)
         for stranger in sorted(set(np.unique(segment_ids).tolist()) - {0} - set(ids.tolist())):
             self.found("id-not-listed", f"{png}: id {stranger}, {int((segment_ids == stranger).sum())} pixels", name)
@@ -119,31 +122,5 @@ class PanopticChecker(Checker):
             if kind_of_box:
                 self.found(kind_of_box, f"{where} has the box {box.tolist()}, 'bbox' is {segment.get('bbox')}", name)
         covered = int((segment_ids != 0).sum())
-        self.check_image(name, infos, areas, covered, coded.size)
-        return coded.size
-
-
-def is_coded(image: Image.Image, path: Path) -> bool:
-    """Whether a PNG is RGB with 8 bits a channel. Pillow opens 16 bits as RGB too, dropping the lower 8."""
-    return image.mode == "RGB" and _bits(path) == 8
-
-
-def read_ids_of(image: Image.Image, path: Path, listed: set[int]) -> np.ndarray | None:
-    """The ids in a panoptic PNG, H W int32. If it is not RGB: by the one reading (colours, or grey values and palette places as
-    ids) that gives exactly the ids `listed`; None if none or both do."""
-    if is_coded(image, path):
-        return decode_ids(np.asarray(image))
-    readings = []
-    if image.mode in ("P", "RGB", "RGBA", "L"):
-        readings.append(decode_ids(np.asarray(image.convert("RGB"))))
-    if np.asarray(image).ndim == 2:
-        readings.append(np.asarray(image).astype(np.int32))
-    fitting = [ids for ids in readings if set(np.unique(ids).tolist()) - {0} == listed]
-    return fitting[0] if len(fitting) == 1 else None
-
-
-def _bits(path: Path) -> int:
-    """Bits a channel of a PNG: the 25th byte of the file; 8 for other formats."""
-    with path.open("rb") as file:
-        head = file.read(25)
-    return head[24] if head.startswith(b"\x89PNG") else 8
+        self.check_image(name, infos, areas, covered, coded.image.size)
+        return coded.image.size

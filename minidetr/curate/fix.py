@@ -13,7 +13,6 @@ import numpy as np
 from tqdm import tqdm
 
 from minidetr.curate.check import check
-from minidetr.curate.check_panoptic import is_coded, read_ids_of
 from minidetr.curate.checker import exif_case
 from minidetr.curate.findings import BENDS, BREAKS, KINDS
 from minidetr.curate.outlines import box_of, crosses_itself, outlines_of, signed_area
@@ -23,6 +22,7 @@ from minidetr.data.coco import whole_folder
 from minidetr.data.foreign import LEFT_OUT, READINGS, is_panoptic, new_remarks, plain
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
 from minidetr.data.names import Finder
+from minidetr.data.pngs import open_png
 from minidetr.errors import InputError
 from minidetr.panoptic import Category, boxes_of_ids, encode_ids, leads_out, read_json, write_json, write_png
 
@@ -117,19 +117,19 @@ def _fix_folder(folder: Path, out: Path, done: Counter[str]) -> None:
 def _fix_png(source: Path, target: Path, annotation: dict, listed: set[int], done: Counter[str]) -> tuple[int, int] | None:
     """Write the PNG as RGB and the segments as their pixels are. Returns the PNG's size (width, height), None if unreadable."""
     try:
-        coded = open_image(source)
+        coded = open_png(source)
     except InputError:
         if source.is_file():
             link_or_copy(source, target)
         return None
-    segment_ids = read_ids_of(coded, source, listed)
-    if segment_ids is None or is_coded(coded, source):
+    segment_ids = coded.ids(listed)
+    if segment_ids is None or coded.is_coded:
         link_or_copy(source, target)
     else:
         write_png(target, encode_ids(segment_ids))
         done["panoptic PNGs written as RGB with 8 bits a channel"] += 1
     if segment_ids is None:
-        return coded.size
+        return coded.image.size
     segments = annotation["segments_info"]
     areas, boxes = boxes_of_ids(segment_ids, np.array([segment["id"] for segment in segments], np.int64))
     has_strangers = bool(set(np.unique(segment_ids).tolist()) - listed - {0})  # perhaps those of an entry that has none
@@ -144,7 +144,7 @@ def _fix_png(source: Path, target: Path, annotation: dict, listed: set[int], don
         else:
             done["segments without a pixel dropped"] += 1
     annotation["segments_info"] = kept
-    return coded.size
+    return coded.image.size
 
 
 def _fix_photo(folder: Path, out: Path, name: str, size: tuple[int, int] | None, done: Counter[str]) -> str:
@@ -243,8 +243,8 @@ def whole(content: dict, done: Counter[str], photos: Path | None, pngs: Path | N
     and `pngs` are folders, if known.
     """
     remarks = new_remarks()
-    finders = (Finder(folder) if folder is not None and folder.is_dir() else None for folder in (photos, pngs))
-    content = plain(content, remarks, *finders)
+    of_photos, of_pngs = (Finder(folder) if folder is not None and folder.is_dir() else None for folder in (photos, pngs))
+    content = plain(content, remarks, of_photos, of_pngs)
     for kind, places in remarks.items():
         if KINDS[kind][2]:
             done[READINGS[kind]] += len(places)

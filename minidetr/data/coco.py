@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -18,15 +18,15 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from minidetr.data.images import normalise, open_image, read_image, to_tensor
+from minidetr.data.images import normalise, read_image, to_tensor
 from minidetr.data.index import PanopticIndex, some
 from minidetr.data.names import Finder, files_below
+from minidetr.data.pngs import misread, read_ids, void_ids
 from minidetr.data.targets import Target, target_from_panoptic
 from minidetr.errors import InputError
 from minidetr.panoptic import (
     Category,
     boxes_of_ids,
-    decode_ids,
     encode_ids,
     path_inside,
     write_json,
@@ -63,8 +63,9 @@ class CocoPanoptic(PanopticDataset):
     """A data set on disk. The JSON is checked once, here; photos and PNGs when they are read, or all at once by `check_files`.
 
     `json_file` is the panoptic JSON, `images_dir` holds its photos, `panoptic_dir` its PNGs. `transform` takes and gives
-    `(image, segment_ids)`, see `minidetr.data.transforms`. `crowds` "as-objects" reads crowds as objects. `remarks` tell what was
-    read otherwise than written (`data.foreign.READINGS`). Raises InputError naming the file and the field.
+    `(image, segment_ids)`, see `minidetr.data.transforms`. `crowds` "as-objects" reads crowds as objects. Pixels of the ids `void`
+    are void, their segments are left out. `remarks` tell what was read otherwise than written (`data.foreign.READINGS`). Raises
+    InputError naming the file and the field.
     """
 
     def __init__(
@@ -74,24 +75,31 @@ class CocoPanoptic(PanopticDataset):
         panoptic_dir: str | Path,
         transform: v2.Transform | None = None,
         crowds: str = "as-crowds",
+        void: Collection[int] = (),
     ) -> None:
         self.json_file, self.images_dir, self.panoptic_dir = Path(json_file), Path(images_dir), Path(panoptic_dir)
-        self.transform = transform
+        self.transform, self.void = transform, void_ids(void)
         for folder in (self.images_dir, self.panoptic_dir):
             if not folder.is_dir():
                 raise InputError(f"{folder} is not a folder: give the folders of the photos and of the panoptic PNGs")
         self._photos, self._pngs = Finder(self.images_dir), Finder(self.panoptic_dir)
-        self.index = PanopticIndex.read(self.json_file, self._photos, self._pngs)
+        self.index = PanopticIndex.read(self.json_file, self._photos, self._pngs, self.void)
         self.categories, self.remarks = self.index.categories, self.index.remarks
         self.image_ids, self.file_names = self.index.image_ids, self.index.file_names
         if crowds == "as-objects":
             self.index.crowds[:] = False
 
     @classmethod
-    def from_folder(cls, folder: str | Path, transform: v2.Transform | None = None, crowds: str = "as-crowds") -> CocoPanoptic:
+    def from_folder(
+        cls,
+        folder: str | Path,
+        transform: v2.Transform | None = None,
+        crowds: str = "as-crowds",
+        void: Collection[int] = (),
+    ) -> CocoPanoptic:
         """The data set of FOLDER/panoptic.json, FOLDER/images and FOLDER/panoptic."""
         folder = Path(folder)
-        return cls(folder / "panoptic.json", folder / "images", folder / "panoptic", transform, crowds)
+        return cls(folder / "panoptic.json", folder / "images", folder / "panoptic", transform, crowds, void)
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, list[dict]]:
         """One image as `PanopticDataset.read` says; areas and boxes of the entries are measured on the PNG, whatever the JSON says.
@@ -99,20 +107,18 @@ class CocoPanoptic(PanopticDataset):
         Raises InputError when the photo, the PNG and the JSON disagree.
         """
         photo, png = self.files(index)
-        image, coded = read_image(photo), open_image(png)
-        if coded.mode != "RGB":
-            raise InputError(f"{png} must be an RGB image, 8 bits a channel, with id = R + 256 G + 65536 B, but it is {coded.mode}")
-        if coded.size != image.size:
-            sizes = " and ".join(f"{one.width} x {one.height}" for one in (image, coded))
-            raise InputError(f"{photo} and {png} must have the same size, but are {sizes} pixels (upright, width x height)")
-        segment_ids = decode_ids(np.asarray(coded))
         segments = self.index.entries(index)
+        listed = {segment["id"] for segment in segments}
+        image, segment_ids = read_image(photo), read_ids(png, listed, self.void)
+        if segment_ids.shape != (image.height, image.width):
+            sizes = f"{image.width} x {image.height} and {segment_ids.shape[1]} x {segment_ids.shape[0]}"
+            raise InputError(f"{photo} and {png} must have the same size, but are {sizes} pixels (upright, width x height)")
         entries = measured(segment_ids, segments)
         if sum(entry["area"] for entry in entries) + np.count_nonzero(segment_ids == 0) < segment_ids.size:
-            strangers = set(np.unique(segment_ids).tolist()) - {0} - {segment["id"] for segment in segments}
-            raise InputError(f"{png} has pixels of ids {some(strangers)}, which {self.json_file} does not list: add them")
+            strangers, why = set(np.unique(segment_ids).tolist()) - {0} - listed, misread(png, listed, self.void)
+            raise InputError(f"{png} has pixels of ids {some(strangers)}, which {self.json_file} does not list: add them{why}")
         if len(entries) < len(segments):
-            unseen = {segment["id"] for segment in segments} - {entry["id"] for entry in entries}
+            unseen = listed - {entry["id"] for entry in entries}
             raise InputError(f"{png} has no pixel of ids {some(unseen)}, which {self.json_file} lists: remove them")
         return image, segment_ids, entries
 

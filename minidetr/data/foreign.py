@@ -10,6 +10,7 @@ import ast
 import contextlib
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from math import isfinite
 from pathlib import PurePosixPath
 from typing import Any
@@ -38,13 +39,15 @@ def new_remarks() -> Remarks:
     return defaultdict(list)
 
 
-def plain(content: dict, remarks: Remarks, photos: Finder | None = None, pngs: Finder | None = None) -> dict:
+def plain(
+    content: dict, remarks: Remarks, photos: Finder | None = None, pngs: Finder | None = None, void: Collection[int] = ()
+) -> dict:
     """A copy of a COCO file's content (detection or panoptic) in the plain form; the input is not changed.
 
     Ids that are digits in quotes or whole floats are whole numbers; `iscrowd` and `isthing` are 0 or 1; file names are those of
     files that `photos` and `pngs` find, or at least lie inside their folder; sizes are whole numbers or missing; outlines have
     COCO's shapes; entries of 'images' for one file are one, and annotations without any geometry are none: those too many have
-    the key `LEFT_OUT`. A name that fits two files is remarked on as "name-unclear".
+    the key `LEFT_OUT`. Segments of the ids `void` are none. A name that fits two files is remarked on as "name-unclear".
     """
     content = dict(content)
     for key in ("categories", "images", "annotations"):
@@ -74,6 +77,10 @@ def plain(content: dict, remarks: Remarks, photos: Finder | None = None, pngs: F
                     for key in ("id", "category_id"):
                         _number(segment, key, place, remarks)
                     _flag(segment, "iscrowd", place, remarks)
+                if void:
+                    entry["segments_info"] = [
+                        s for s in entry["segments_info"] if not (isinstance(s, dict) and s.get("id") in void)
+                    ]
         else:
             _flag(entry, "iscrowd", where, remarks)
             _outline(entry, where, remarks)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,11 @@ class PanopticIndex:
     remarks: Remarks
 
     @classmethod
-    def read(cls, path: str | Path, photos: Finder | None = None, pngs: Finder | None = None) -> PanopticIndex:
-        """Read and check a panoptic JSON; `photos` and `pngs` as `data.foreign.plain` takes them. Raises InputError."""
-        return _read_strictly(Path(path)) or _of_entries(*read_panoptic_json(path, photos, pngs))
+    def read(
+        cls, path: str | Path, photos: Finder | None = None, pngs: Finder | None = None, void: Collection[int] = ()
+    ) -> PanopticIndex:
+        """Read and check a panoptic JSON; `photos`, `pngs` and `void` as `data.foreign.plain` takes them. Raises InputError."""
+        return _read_strictly(Path(path), void) or _of_entries(*read_panoptic_json(path, photos, pngs, void))
 
     def entries(self, index: int) -> list[dict]:
         """The segments of an image: `id`, `category_id` and `iscrowd` of each, as COCO's `segments_info` has them."""
@@ -82,17 +84,17 @@ class _File(msgspec.Struct):
 PLAIN_NAME = re.compile(r"(?!.*\.\.)[^/\\\0][^\\\0]*")
 
 
-def _read_strictly(path: Path) -> PanopticIndex | None:
+def _read_strictly(path: Path, void: Collection[int]) -> PanopticIndex | None:
     """The index of a file in the form that the format describes, with nothing wrong in it; None for any other."""
     try:
         with path.open("rb") as file:  # mapped, not read: the pages are the system's, and gone with the last view of them
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return _strict_index(msgspec.json.decode(content, type=_File), path)
+        return _strict_index(msgspec.json.decode(content, type=_File), path, void)
     except (OSError, ValueError, RecursionError, InputError, OverflowError):  # told by the other way, in a sentence
         return None
 
 
-def _strict_index(content: _File, path: Path) -> PanopticIndex | None:
+def _strict_index(content: _File, path: Path, void: Collection[int]) -> PanopticIndex | None:
     categories = [read_category(entry, str(path)) for entry in content.categories]
     place = {image.id: index for index, image in enumerate(content.images)}
     names = [image.file_name for image in content.images]
@@ -111,6 +113,8 @@ def _strict_index(content: _File, path: Path) -> PanopticIndex | None:
             return None
         pngs[index] = annotation.file_name
         for segment in annotation.segments_info:
+            if segment.id in void:
+                continue
             owners.append(index)
             ids.append(segment.id)
             classes.append(segment.category_id)
@@ -148,20 +152,21 @@ def _of_entries(
 
 
 def read_panoptic_json(
-    path: str | Path, photos: Finder | None = None, pngs: Finder | None = None
+    path: str | Path, photos: Finder | None = None, pngs: Finder | None = None, void: Collection[int] = ()
 ) -> tuple[list[Category], dict[int | str, str], dict[int | str, dict], Remarks]:
     """Read and check a COCO panoptic JSON: its categories, the photo's file name and the annotation per image id, and remarks.
 
     Required are "images" (id, file_name), "annotations" (image_id, file_name, segments_info with id and category_id) and
     "categories" (id, name, isthing). What other tools write is read as `data.foreign.plain` says, with names looked for by `photos`
-    and `pngs`. Raises InputError, naming the file and the field, for anything missing, doubled, unknown or unclear.
+    and `pngs`, and segments of the ids `void` left out. Raises InputError, naming the file and the field, for anything missing,
+    doubled, unknown or unclear.
     """
     path, remarks = Path(path), new_remarks()
     content = read_json(path, "the panoptic JSON of the data set")
     entries = content.get("annotations")
     if isinstance(entries, list) and entries and all(isinstance(e, dict) and "bbox" in e and "category_id" in e for e in entries):
         raise InputError(f"{path} is in detection format: make a panoptic data set of it by `minidetr data assemble`")
-    content = plain(content, remarks, photos, pngs)
+    content = plain(content, remarks, photos, pngs, void)
     if remarks["name-unclear"]:
         raise InputError(f"{path}: {remarks['name-unclear'][0][1]}")
 

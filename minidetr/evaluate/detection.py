@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import isfinite, nan
 from numbers import Integral, Real
 from pathlib import Path
 
+import numpy as np
+
 from minidetr.errors import InputError
-from minidetr.evaluate.files import PanopticFile, pair_images, read_categories, require
-from minidetr.panoptic import read_json
+from minidetr.evaluate.files import Labels, PanopticFile, compare, require
+from minidetr.panoptic import boxes_of_ids, read_json
 
 
 def box_average_precision(gt: dict | str | Path, predictions: Sequence[dict]) -> dict[str, float]:
@@ -25,15 +27,19 @@ def box_average_precision(gt: dict | str | Path, predictions: Sequence[dict]) ->
     32^2 to 96^2, and more. Each is nan if the truth has no object it could be measured on, 0 if nothing was found.
     Raises InputError for a field that is missing or an image or category that the truth does not have.
     """
+    name = "the ground truth" if isinstance(gt, dict) else str(gt)
+    return _average_precision(gt if isinstance(gt, dict) else read_json(gt), name, predictions)
+
+
+def _average_precision(content: dict, name: str, predictions: Sequence[dict], places: Sequence[str] = ()) -> dict[str, float]:
+    """`box_average_precision` of a file's content; for sentences, `name` is the file's and `places` are the predictions'."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    name = "the ground truth" if isinstance(gt, dict) else str(gt)
-    content = gt if isinstance(gt, dict) else read_json(gt)
     categories = require(content, "categories", list, name)
     category_ids = {require(category, "id", Integral, f"a category of {name}") for category in categories}
     boxes, evaluated, known = _truth_boxes(content, category_ids, name)
-    detections = _detections(predictions, known, category_ids, name)
+    detections = _detections(predictions, known, category_ids, name, places)
     images = [{"id": image_id} for image_id in evaluated]
 
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
@@ -55,22 +61,46 @@ def box_average_precision(gt: dict | str | Path, predictions: Sequence[dict]) ->
     return dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), values, strict=True))
 
 
-def segment_box_average_precision(gt_json: str | Path, pred_json: str | Path) -> dict[str, float]:
+def segment_box_average_precision(
+    gt_json: str | Path,
+    pred_json: str | Path,
+    gt_dir: str | Path | None = None,
+    pred_dir: str | Path | None = None,
+    void: Collection[int] = (),
+) -> dict[str, float]:
     """Box AP of a panoptic prediction, from the "bbox" and "score" of its segments (1 where there is no score).
 
-    Both are panoptic JSON files, their images paired as `panoptic_quality` pairs them. Only segments that were kept count, so it is
-    lower than that of all of a model's queries. Returns and raises as `box_average_precision`.
+    Both are panoptic JSON files, their images, classes and `void` treated as `panoptic_quality` does. Boxes and areas that are not
+    in the JSON are measured in the PNGs, in the folders `gt_dir` and `pred_dir`. Only segments that were kept count, so it is lower
+    than that of all of a model's queries. Returns and raises as `box_average_precision`.
     """
-    content = read_json(gt_json)
-    known = {category.id for category in read_categories(content, gt_json)}
-    truth = PanopticFile(content, gt_json, "", known)
-    prediction = PanopticFile(read_json(pred_json), pred_json, "", known)
-    boxes = [
-        {"score": 1.0} | segment | {"image_id": gt["image_id"]}
-        for gt, predicted in pair_images(truth, prediction)
-        for segment in (predicted or {"segments_info": []})["segments_info"]
+    compared = compare(gt_json, gt_dir, pred_json, pred_dir, void)
+    truth: list[dict] = []
+    boxes: list[dict] = []
+    places: list[str] = []
+    for gt, predicted in compared.pairs:
+        truth.append({"image_id": gt.image_id, "segments_info": _with_boxes(compared.truth, gt)})
+        for segment in _with_boxes(compared.prediction, predicted) if predicted else ():
+            boxes.append({"score": 1.0} | segment | {"image_id": gt.image_id})
+            places.append(f"segment {segment['id']} in {predicted.where}" if predicted else "")
+    return _average_precision({"annotations": truth, "categories": compared.entries}, str(gt_json), boxes, places)
+
+
+def _with_boxes(file: PanopticFile, labels: Labels) -> list[dict]:
+    """The segments of an image, measured in its PNG where the JSON has no "bbox" (or no "area", if there is a folder of PNGs)."""
+    wanted = ("bbox",) if file.folder is None else ("bbox", "area")
+    if all(segment.get(field) is not None for segment in labels.segments for field in wanted):
+        return labels.segments
+    return with_boxes(labels.read(file.png(labels)), labels.segments)
+
+
+def with_boxes(ids: np.ndarray, segments: Sequence[dict]) -> list[dict]:
+    """COCO's entries of an image with ids H W, a "bbox" and an "area" that they lack measured there."""
+    areas, boxes = boxes_of_ids(ids, np.array([segment["id"] for segment in segments], np.int64))
+    return [
+        {"area": area, "bbox": box} | {key: value for key, value in segment.items() if value is not None}
+        for segment, area, box in zip(segments, areas.tolist(), boxes.tolist(), strict=True)
     ]
-    return box_average_precision(content, boxes)
 
 
 def _truth_boxes(content: dict, category_ids: set, name: str) -> tuple[list[dict], set, set]:
@@ -110,11 +140,11 @@ def _truth_boxes(content: dict, category_ids: set, name: str) -> tuple[list[dict
     return boxes, annotated if panoptic else known, known
 
 
-def _detections(predictions: Sequence[dict], images: set, categories: set, name: str) -> list[dict]:
+def _detections(predictions: Sequence[dict], images: set, categories: set, name: str, places: Sequence[str] = ()) -> list[dict]:
     """The predictions as pycocotools wants them: numbered from 1, with an area."""
     detections = []
     for number, prediction in enumerate(predictions, start=1):
-        where = f"prediction {number}"
+        where = places[number - 1] if places else f"prediction {number}"
         x, y, width, height = _box(prediction, where)
         image_id = require(prediction, "image_id", (Integral, str), where)
         category_id = require(prediction, "category_id", Integral, where)

@@ -11,7 +11,7 @@ from torchvision.ops import box_convert
 
 from minidetr.data.batch import Batch, same_size
 from minidetr.data.coco import PanopticDataset
-from minidetr.evaluate.detection import box_average_precision
+from minidetr.evaluate.detection import box_average_precision, with_boxes
 from minidetr.evaluate.panoptic_quality import PanopticQuality, QualityCounts
 from minidetr.model import PanopticDETR
 
@@ -66,7 +66,7 @@ def evaluate_model(
             seen = model.detect(batch)
             results = model.panoptic(seen, batch, originals, threshold) if masks and model.mask_head is not None else []
         image_id = data.image_ids[index]
-        found.truth.append({"image_id": image_id, "segments_info": segments_info})
+        found.truth.append({"image_id": image_id, "segments_info": with_boxes(segment_ids, segments_info)})
         found.boxes += box_predictions(seen.logits[0], seen.boxes[0], image_id, picture.size, {c.id for c in model.categories})
         for result in results:
             found.quality.add_image(

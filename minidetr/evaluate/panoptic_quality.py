@@ -17,17 +17,19 @@ Where this departs from panopticapi:
 - Several crowds of one class in an image all count; panopticapi knows the last one only.
 - An image without a prediction counts as missed; no things, no stuff or a class nobody has seen are no crash.
 - A ground-truth PNG with an id its JSON does not list is an error.
-- Images whose ids do not agree are paired by the names of their files.
+- Images are paired by the names of their files, ids decide where a file has no names; classes by their names.
+- Pixels of a predicted class that the truth does not have are unlabelled: what lies under them is missed, and no class has a false
+  positive of them.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isnan, nan
 from pathlib import Path
 
@@ -35,9 +37,10 @@ import numpy as np
 from tqdm import tqdm
 
 from minidetr.errors import InputError, WorkerDied
-from minidetr.evaluate.files import PanopticFile, pair_images, read_categories, read_ids
-from minidetr.panoptic import Category, read_json
+from minidetr.evaluate.files import ImageCounts, Labels, compare
+from minidetr.panoptic import Category
 
+Task = tuple[Labels, Path, Labels | None, Path | None]  # what the truth and the prediction say of an image, with their PNGs
 CHUNK = 16  # images a worker takes at a time; the same for every `jobs`, so that sums are added in the same order
 
 
@@ -90,13 +93,18 @@ class ClassQuality:
 
 @dataclass(frozen=True)
 class PanopticQuality:
-    """Scores of all classes, of things and of stuff, and the counts of every category by its id."""
+    """Scores of all classes, of things and of stuff, and the counts of every category by its id.
+
+    Of files, `images` counts them, and `notes` are sentences on what may not be expected, such as images without a prediction.
+    """
 
     all: QualityScores
     things: QualityScores
     stuff: QualityScores
     per_class: dict[int, ClassQuality]
     categories: tuple[Category, ...]
+    images: ImageCounts | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict:
         """The result as JSON can hold it: scores in 0..1, null where there is none, classes by their id as text."""
@@ -106,7 +114,7 @@ class PanopticQuality:
             counts = self.per_class[category.id]
             row = {"name": category.name, "isthing": int(category.is_thing), "pq": counts.pq, "sq": counts.sq, "rq": counts.rq}
             result["per_class"][str(category.id)] = _without_nan(row | asdict(counts))
-        return result
+        return result | ({"images": asdict(self.images)} if self.images else {})
 
     def table(self, per_class: bool = False) -> str:
         """The table people know: PQ, SQ and RQ in percent and N, the number of classes; one more row a class on request."""
@@ -221,12 +229,14 @@ def panoptic_quality(
     pred_dir: str | Path,
     jobs: int = 1,
     progress: bool = False,
+    void: Collection[int] = (),
 ) -> PanopticQuality:
     """Panoptic quality of predictions on disk, truth and predictions both in COCO's panoptic format.
 
     `gt_json` and `pred_json` are the JSON files, `gt_dir` and `pred_dir` the folders of the PNG files they name (RGB, id = R +
-    256 G + 65536 B). Every annotated image of the truth counts; one without a prediction has missed everything. Images are
-    paired by image id or, if the two files have no image id in common, by the name of the image file without its extension.
+    256 G + 65536 B; `minidetr.data.pngs` says which others). Every annotated image of the truth counts; one without a prediction
+    has missed everything. Images pair by the names in 'images', by id where a file has none; classes by name where the prediction
+    has 'categories'. Pixels of the ids `void` count as unlabelled, and their segments are left out (`files.compare` has the rules).
 
     `jobs` processes share the work (from a script, call it under `if __name__ == "__main__":`), the result is the same to the
     last bit. `progress` counts the images on stderr. Raises InputError for input that is missing or contradicts itself, and
@@ -234,17 +244,12 @@ def panoptic_quality(
     """
     if jobs < 1:
         raise InputError(f"jobs is {jobs}, but it takes at least 1 process to count")
-    gt_content = read_json(gt_json)
-    categories = read_categories(gt_content, gt_json)
-    known = {category.id for category in categories}
-    truth = PanopticFile(gt_content, gt_json, gt_dir, known)
-    prediction = PanopticFile(read_json(pred_json), pred_json, pred_dir, known)
-    tasks = []
-    for gt_annotation, pred_annotation in pair_images(truth, prediction):
-        task = [truth.png(gt_annotation), gt_annotation["segments_info"]]
-        task += [prediction.png(pred_annotation), pred_annotation["segments_info"]] if pred_annotation else [None, []]
-        tasks.append(task)
-    return _count(tasks, jobs, progress).result(categories)
+    compared = compare(gt_json, gt_dir, pred_json, pred_dir, void)
+    tasks: list[Task] = []
+    for gt, pred in compared.pairs:
+        tasks.append((gt, compared.truth.png(gt), pred, compared.prediction.png(pred) if pred else None))
+    quality = _count(tasks, jobs, progress).result(compared.categories)
+    return replace(quality, images=compared.counts, notes=compared.notes)
 
 
 def _without_nan(row: dict) -> dict:
@@ -279,7 +284,7 @@ def _average(counts: Iterable[ClassQuality]) -> QualityScores:
     )
 
 
-def _count(tasks: list[list], jobs: int, progress: bool) -> QualityCounts:
+def _count(tasks: list[Task], jobs: int, progress: bool) -> QualityCounts:
     """Count all images, in chunks, on `jobs` processes; the chunks' counts are added in the order of the images."""
     chunks = [tasks[start : start + CHUNK] for start in range(0, len(tasks), CHUNK)]
     jobs = min(jobs, len(chunks))
@@ -296,13 +301,18 @@ def _count(tasks: list[list], jobs: int, progress: bool) -> QualityCounts:
         ) from error
 
 
-def _count_chunk(tasks: list[list]) -> QualityCounts:
+def _count_chunk(tasks: list[Task]) -> QualityCounts:
     """Read and count some images. Runs in a worker process."""
     counts = QualityCounts()
-    for gt_png, gt_segments, pred_png, pred_segments in tasks:
-        gt_ids = read_ids(gt_png)
-        pred_ids = read_ids(pred_png) if pred_png else np.zeros_like(gt_ids)
-        counts.add_image(gt_ids, gt_segments, pred_ids, pred_segments, gt_name=str(gt_png), pred_name=str(pred_png))
+    for gt, gt_png, pred, pred_png in tasks:
+        gt_ids = gt.read(gt_png)
+        pred_ids = pred.read(pred_png) if pred and pred_png else np.zeros_like(gt_ids)
+        pred_segments = pred.segments if pred else []
+        try:
+            counts.add_image(gt_ids, gt.segments, pred_ids, pred_segments, gt_name=str(gt_png), pred_name=str(pred_png))
+        except InputError as error:
+            why = gt.misread(gt_png) or (pred.misread(pred_png) if pred and pred_png else "")
+            raise InputError(f"{error}{why}") from None
     return counts
 
 

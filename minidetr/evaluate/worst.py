@@ -6,10 +6,9 @@ import base64
 import html
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,9 @@ from minidetr.data.coco import whole_folder
 from minidetr.data.images import read_image
 from minidetr.data.names import stem_of
 from minidetr.errors import InputError
-from minidetr.evaluate.files import PanopticFile, pair_images, read_categories, read_ids, require
+from minidetr.evaluate.files import Comparison, Labels, compare
 from minidetr.evaluate.panoptic_quality import QualityCounts
-from minidetr.panoptic import Category, Panoptic, path_inside, read_json, write_png
+from minidetr.panoptic import Category, Panoptic, path_inside, write_png
 from minidetr.plot import Color, color_of, grid, labelled_overlay
 
 PAGE = """<!doctype html>
@@ -70,32 +69,29 @@ def worst_images(
     photos_dir: str | Path,
     out_dir: str | Path,
     count: int = 12,
+    void: Collection[int] = (),
 ) -> list[tuple[str, float]]:
     """Write OUT/index.html, a page with its pictures in it, and the pictures OUT/01-NAME.png, ..., whole or not at all.
 
-    Truth and prediction as `panoptic_quality` takes them; `photos_dir` holds the photos that the truth's JSON names. Images with
-    neither a segment nor a prediction have no PQ and are left out. Returns (file name of the photo, PQ in 0..1) of the `count`
+    Truth, prediction and `void` as `panoptic_quality` takes them; `photos_dir` holds the photos that the truth's JSON names. Images
+    with neither a segment nor a prediction have no PQ and are left out. Returns (file name of the photo, PQ in 0..1) of the `count`
     worst, the worst first. Raises InputError for input that is missing or contradicts itself, and when OUT holds anything.
     """
     out, photos_dir = Path(out_dir).resolve(), Path(photos_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
-    content = read_json(gt_json)
-    plain = read_categories(content, gt_json)
-    categories = [replace(c, color=_color(entry)) for c, entry in zip(plain, content["categories"], strict=True)]
-    known = {category.id for category in categories}
-    truth = PanopticFile(content, gt_json, gt_dir, known)
-    prediction = PanopticFile(read_json(pred_json), pred_json, pred_dir, known)
-    listed = require(content, "images", list, gt_json)
-    file_names = {require(image, "id", (Integral, str), f"an image of {gt_json}"): image.get("file_name") for image in listed}
+    compared = compare(gt_json, gt_dir, pred_json, pred_dir, void)
+    categories = [replace(c, color=_color(entry)) for c, entry in zip(compared.categories, compared.entries, strict=True)]
 
-    ranked: list[tuple] = []  # (PQ, number, photo, annotation of the truth, of the prediction, mistakes)
-    for gt, pred in tqdm(pair_images(truth, prediction), desc="looking for mistakes", unit="image", disable=None):
-        photo = path_inside(photos_dir, _photo_name(file_names, gt, gt_json), gt_json)
+    ranked: list[tuple[float, int, Path, Labels, Labels | None, Mistakes]] = []  # PQ, number, photo, truth, prediction
+    for gt, pred in tqdm(compared.pairs, desc="looking for mistakes", unit="image", disable=None):
+        if gt.photo is None:
+            raise InputError(f"{gt_json} names no photo of image {gt.image_id} in 'images': add its entry with a 'file_name'")
+        photo = path_inside(photos_dir, gt.photo, gt_json)
         if not photo.is_file():
             raise InputError(f"{photo} is missing, but {gt_json} names it in 'images': give the folder of the photos")
-        gt_ids, pred_ids = _read_both(truth, gt, prediction, pred)
-        found = mistakes(gt_ids, gt["segments_info"], pred_ids, pred["segments_info"] if pred else [], categories)
+        gt_ids, pred_ids = _read_both(compared, gt, pred)
+        found = mistakes(gt_ids, gt.segments, pred_ids, pred.segments if pred else [], categories)
         if not isnan(found.pq):
             ranked.append((found.pq, len(ranked), photo, gt, pred, found))
     ranked.sort(key=lambda entry: entry[:2])
@@ -103,14 +99,16 @@ def worst_images(
     sections = []
     with whole_folder(out) as part:
         for rank, (pq, _, photo, gt, pred, found) in enumerate(tqdm(ranked[:count], desc="drawing", disable=None), start=1):
-            gt_ids, pred_ids = _read_both(truth, gt, prediction, pred)
+            gt_ids, pred_ids = _read_both(compared, gt, pred)
             words = found.entries(categories)
             sides = [np.asarray(read_image(photo))]
             if sides[0].shape[:2] != gt_ids.shape:
                 photo_size, size = (f"{width} x {height}" for height, width in (sides[0].shape[:2], gt_ids.shape))
-                raise InputError(f"{photo} is {photo_size} pixels, but {truth.png(gt)} is {size}: use the photo that was annotated")
-            for ids, segments in ((gt_ids, gt["segments_info"]), (pred_ids, pred["segments_info"] if pred else [])):
-                panoptic = Panoptic.of_entries(ids.astype(np.int32), segments, categories)
+                raise InputError(
+                    f"{photo} is {photo_size} pixels, but {compared.truth.png(gt)} is {size}: use the photo that was annotated"
+                )
+            for ids, segments in ((gt_ids, gt.segments), (pred_ids, pred.segments if pred else [])):
+                panoptic = Panoptic.of_entries(ids, segments, categories)
                 sides.append(labelled_overlay(sides[0], panoptic, categories, panels=3))
             name = photo.relative_to(photos_dir).as_posix()
             title = f"{rank}. {name}: PQ {100 * pq:.1f}"
@@ -154,19 +152,10 @@ def _pixels(ids: np.ndarray) -> dict[int, int]:
     return dict(zip(found.tolist(), count.tolist(), strict=True))
 
 
-def _read_both(truth: PanopticFile, gt: dict, prediction: PanopticFile, pred: dict | None) -> tuple[np.ndarray, np.ndarray]:
+def _read_both(compared: Comparison, gt: Labels, pred: Labels | None) -> tuple[np.ndarray, np.ndarray]:
     """The ids of the truth and of the prediction, H x W each; an image without a prediction has none."""
-    gt_ids = read_ids(truth.png(gt))
-    return gt_ids, read_ids(prediction.png(pred)) if pred else np.zeros_like(gt_ids)
-
-
-def _photo_name(file_names: dict, annotation: dict, gt_json: str | Path) -> str:
-    name = file_names.get(annotation["image_id"])
-    if not isinstance(name, str):
-        raise InputError(
-            f"{gt_json} names no photo of image {annotation['image_id']} in 'images': add its entry with a 'file_name'"
-        )
-    return name
+    gt_ids = gt.read(compared.truth.png(gt))
+    return gt_ids, pred.read(compared.prediction.png(pred)) if pred else np.zeros_like(gt_ids)
 
 
 def _color(entry: dict) -> Color | None:

@@ -35,6 +35,12 @@ def start_devices(options: TrainOptions) -> Accelerator:
     return Accelerator(cpu=on_cpu, mixed_precision=names[options.precision], kwargs_handlers=[unused])
 
 
+def end_processes() -> None:
+    """Part from the other processes, at the end of a program: one that ends while threads still listen for the others may abort."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def best_precision(on_cpu: bool) -> str:
     """bfloat16 where the hardware has it, float16 on older GPUs, else float32, by accelerate's name (see `PRECISIONS`)."""
     if on_cpu:  # on a CPU without instructions for it, bfloat16 is ten times slower

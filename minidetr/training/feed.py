@@ -21,6 +21,7 @@ from minidetr.data.foreign import READINGS
 from minidetr.data.targets import Target
 from minidetr.data.transforms import evaluation_transform, training_transform
 from minidetr.errors import InputError, WorkerDied
+from minidetr.evaluate.pairs import class_key
 from minidetr.scenes.dataset import HELD_OUT_SEED, VALIDATION_SEED, SceneData
 from minidetr.training.options import TrainOptions
 
@@ -46,13 +47,12 @@ def open_data(options: TrainOptions) -> tuple[PanopticDataset, PanopticDataset]:
     training_folder = folder / "train" if (folder / "train").is_dir() else folder
     beside = [folder / name for name in VALIDATION_NAMES if training_folder != folder and (folder / name).is_dir()]
     validation_folder = options.validation or (beside[0] if beside else training_folder)
-    train = CocoPanoptic.from_folder(training_folder, augmentation(options), options.crowds)
-    validation = CocoPanoptic.from_folder(validation_folder, crowds=options.crowds)
+    train = CocoPanoptic.from_folder(training_folder, augmentation(options), options.crowds, options.void)
+    validation = CocoPanoptic.from_folder(validation_folder, crowds=options.crowds, void=options.void)
     for data in (train, validation):
         if not len(data):
             raise InputError(f"the data set in {folder} has no image: there is nothing to train on")
-    if {(c.id, c.is_thing) for c in train.categories} != {(c.id, c.is_thing) for c in validation.categories}:
-        raise InputError(f"the categories of {validation_folder} are not those of {folder}: use one list of categories for both")
+    check_same_classes(train, validation)
     return train, validation
 
 
@@ -98,6 +98,24 @@ def crowded_classes(data: CocoPanoptic) -> list[str]:
         for i, name in names.items()
         if crowds[i] >= max(1, CROWDED * every[i])
     ]
+
+
+def check_same_classes(train: CocoPanoptic, validation: CocoPanoptic) -> None:
+    """Raise InputError, naming the class, unless each id means the same class in both: its name, and whether it is a thing."""
+    one, other = ({category.id: category for category in data.categories} for data in (train, validation))
+    advice = "use one list of 'categories' for both"
+    for category_id in sorted(one.keys() | other.keys()):
+        if category_id not in one or category_id not in other:
+            has, lacks, known = (train, validation, one) if category_id in one else (validation, train, other)
+            name = known[category_id].name
+            raise InputError(f"category {category_id}, {name!r} in {has.json_file}, is not in {lacks.json_file}: {advice}")
+        a, b = one[category_id], other[category_id]
+        if class_key(a.name) != class_key(b.name):
+            files = f"{a.name!r} in {train.json_file} but {b.name!r} in {validation.json_file}"
+            raise InputError(f"category {category_id} is {files}: {advice}")
+        if a.is_thing != b.is_thing:
+            files = f"{train.json_file} and {validation.json_file}"
+            raise InputError(f"the 'isthing' of category {category_id}, {a.name!r}, differs between {files}: {advice}")
 
 
 def augmentation(options: TrainOptions) -> v2.Transform:

@@ -43,6 +43,7 @@ class TrainOptions:
     preset: str = FROM_RECIPE  # "tiny", or that of `from_`
     data: str = "scenes"  # or a folder with panoptic.json, images/ and panoptic/, or with train/ and val/ that hold these
     validation: str | None = None  # a folder; by default DATA/val, else the training data itself
+    void: tuple[int, ...] = ()  # ids in panoptic PNGs that mean void, beside 0
     steps: str = "joint"  # or "boxes,masks", "boxes", "masks"
     from_: str | None = None  # weights to start from: a name or a path
     categories: str | None = None  # what the classes of `from_` are, if it doesn't say: a JSON with categories, or "coco"
@@ -100,6 +101,8 @@ class TrainOptions:
 
     def check(self) -> None:
         """Raise InputError, naming the option, for values that make no sense."""
+        from minidetr.data.pngs import void_ids  # here, for `--help` needs no NumPy
+
         for name in (
             "epochs",
             "mask_epochs",
@@ -115,6 +118,7 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be more than 0, not {value}")
+        void_ids(self.void)
         for name, value in vars(self).items():
             if isinstance(value, float) and not isfinite(value):
                 raise InputError(f"--{name.replace('_', '-')} must be a finite number, not {value}")

@@ -245,7 +245,12 @@ def from_things_to_a_data_set(model, folder: Path, count: int, seed: int):
     )
     assemble(folder / "export.json", folder / "truth" / "images", folder / "out", under=folder / "stuff")
     assert len(list(CocoPanoptic.from_folder(folder / "out"))) == count
-    files = [(folder / name / "panoptic.json", folder / name / "panoptic") for name in ("truth", "out")]
+    renamed = json.loads((folder / "truth" / "panoptic.json").read_text()) | {"categories": categories}
+    write_json(folder / "truth" / "renamed.json", renamed)  # classes are compared by their names
+    files = [
+        (folder / name / json_name, folder / name / "panoptic")
+        for name, json_name in (("truth", "renamed.json"), ("out", "panoptic.json"))
+    ]
     return pseudo, panoptic_quality(*files[0], *files[1])
 
 

@@ -258,7 +258,7 @@ def test_photo_and_png_of_different_size_are_both_named(folder):
 
 def test_a_png_that_codes_no_ids_is_refused(folder):
     Image.new("L", (8, 6)).save(folder / "panoptic" / "0.png")
-    with pytest.raises(InputError, match=r"0\.png must be an RGB image"):
+    with pytest.raises(InputError, match=r"0\.png is a grey image of 8 bits; .*RGB"):
         CocoPanoptic.from_folder(folder).read(0)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minidetr.data.pngs import read_ids
 from minidetr.errors import InputError
 from minidetr.evaluate import PanopticQuality, QualityCounts, panoptic_quality
 from minidetr.panoptic import Category, decode_ids, encode_ids, write_json, write_png
@@ -284,6 +285,10 @@ class Case:
             write_json(self.folder / f"{name}.json", content)
         return self.run_as_is(**arguments)
 
+    def expected_json(self) -> dict:
+        counts = {"annotated": 3, "predicted": 3, "unknown": 0}
+        return self.expected.result(CATEGORIES).to_json() | {"images": counts}
+
     def run_as_is(self, **arguments: int) -> PanopticQuality:
         gt, pred = self.folder / "gt", self.folder / "pred"
         return panoptic_quality(f"{gt}.json", gt, f"{pred}.json", pred, **arguments)
@@ -296,7 +301,7 @@ def case(tmp_path: Path) -> Case:
 
 def test_files_count_like_arrays(case: Case) -> None:
     quality = case.run()
-    assert quality.to_json() == case.expected.result(CATEGORIES).to_json()
+    assert quality.to_json() == case.expected_json()
     assert 0 < quality.all.pq < 1
 
 
@@ -304,7 +309,7 @@ def test_files_count_like_arrays(case: Case) -> None:
 def test_read_ids_inverts_encode_ids(tmp_path: Path, mode: str) -> None:
     ids = np.random.default_rng(0).integers(0, 256**3, (17, 29))
     Image.fromarray(encode_ids(ids)).convert(mode).save(tmp_path / "ids.png")
-    read = module.read_ids(tmp_path / "ids.png")
+    read = read_ids(tmp_path / "ids.png")
     assert np.array_equal(read, ids)
     assert np.array_equal(decode_ids(encode_ids(ids)), read)
 
@@ -312,7 +317,7 @@ def test_read_ids_inverts_encode_ids(tmp_path: Path, mode: str) -> None:
 def test_wrong_areas_in_the_json_change_nothing(case: Case) -> None:
     for s in case.content["gt"]["annotations"][0]["segments_info"]:
         s["area"] = 1
-    assert case.run().to_json() == case.expected.result(CATEGORIES).to_json()
+    assert case.run().to_json() == case.expected_json()
 
 
 def test_an_image_without_a_prediction_has_missed_everything(case: Case) -> None:
@@ -332,10 +337,10 @@ def test_images_are_paired_by_file_name_where_no_id_agrees(case: Case) -> None:
         image["id"] = annotation["image_id"] = 900 - number
         image["file_name"] = Path(image["file_name"]).stem + ".PNG"
     case.content["pred"]["annotations"].reverse()
-    assert case.run().to_json() == case.expected.result(CATEGORIES).to_json()
+    assert case.run().to_json() == case.expected_json()
     for content in case.content.values():  # without `images`, the PNG's name
         del content["images"]
-    assert case.run().to_json() == case.expected.result(CATEGORIES).to_json()
+    assert case.run().to_json() == case.expected_json()
 
 
 def test_two_processes_count_like_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -405,7 +410,7 @@ def test_missing_and_unreadable_png(case: Case, name: str) -> None:
     file.write_text("text")
     assert_refused(case, str(file), "can't be read as a PNG")
     Image.new("L", (31, 24)).save(file)
-    assert_refused(case, str(file), "mode L", "RGB")
+    assert_refused(case, str(file), "grey image of 8 bits", "RGB")
     file.unlink()
     assert_refused(case, str(file), "is missing", "file_name")
 
@@ -494,7 +499,7 @@ def test_images_that_can_not_be_paired(case: Case) -> None:
         image["file_name"] = "other" + Path(image["file_name"]).name
     assert_refused(case, "no prediction in", "pred.json", "gt.json", "'image_id'", "'file_name'")
     case.content["pred"]["images"][1]["file_name"] = case.content["pred"]["images"][0]["file_name"]
-    assert_refused(case, "pred.json", "two images named 'other0'")
+    assert_refused(case, "pred.json", "two images named 'other0.jpg'")
 
 
 def test_two_annotations_of_one_image(case: Case) -> None:

@@ -416,7 +416,9 @@ def test_folders(
     photos, out = tmp_path / "photos", tmp_path / "result"
     plant(photos, tree)
     monkeypatch.chdir(photos)
-    monkeypatch.setattr(PanopticDETR, "from_pretrained", classmethod(lambda cls, name, preset=None, categories=None: LeftAndRight()))
+    monkeypatch.setattr(
+        PanopticDETR, "from_pretrained", classmethod(lambda cls, name, preset=None, categories=None: LeftAndRight())
+    )
     (tmp_path / "map.toml").write_text("[stuff]\nair = ['sky']\n")
     if command == "predict":
         words = ["predict", *given.split(), "--output", str(out), "--model", "m"]

@@ -219,7 +219,7 @@ def test_categories_must_agree(folder, tmp_path, edit):
     other = tmp_path / "other"
     write_coco_panoptic(SceneData(1, 0, SIZE), other)
     change(other / "panoptic.json", lambda content: content["categories"].append({"id": 50, "name": "new", "isthing": 0} | edit))
-    with pytest.raises(InputError, match="categories of .*other are not those of"):
+    with pytest.raises(InputError, match="category .*other.panoptic.json.*: use one list of .categories. for both"):
         open_data(replace(options(data=str(folder)), validation=str(other)))
 
 

@@ -21,7 +21,7 @@ from minidetr.presets import TRAINABLE
 from minidetr.scenes.dataset import VALIDATION_SEED, SceneData
 from minidetr.scenes.painters import CATEGORIES
 from minidetr.training.checkpoint import NAME
-from minidetr.training.devices import start_devices
+from minidetr.training.devices import end_processes, start_devices
 from minidetr.training.feed import EpochBatches, collate
 from minidetr.training.objective import start_step
 from minidetr.training.options import TrainOptions
@@ -138,3 +138,4 @@ if __name__ == "__main__":  # one of the two processes: all cases, written by th
     all_cases = {f"{step} {emptied}": gradients(step, emptied) for step, emptied in CASES}
     if int(os.environ["RANK"]) == 0:
         torch.save(all_cases, sys.argv[1])
+    end_processes()
