@@ -117,7 +117,6 @@ def add_label_stuff(commands: Commands) -> None:
     parser.add_argument("--threshold", type=fraction, metavar="SCORE", help="drop what scores below, 0 to 1 (default: the model's)")
     parser.add_argument("--batch-size", type=whole_number, default=1, metavar="B", help="photos computed together (default: 1)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave broken photos out and name them at the end")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in OUT")
 
 
@@ -137,7 +136,6 @@ def run_label_stuff(arguments: Arguments) -> None:
         arguments.threshold,
         arguments.batch_size,
         arguments.overwrite,
-        arguments.skip_unreadable,
         told.append,
     )
     print(f"{arguments.photos} -> {arguments.out} (panoptic.json, panoptic/); share of the pixels:")

@@ -23,7 +23,6 @@ def add_predict(commands: Commands) -> None:
     parser.add_argument("--categories", metavar="FILE.json", help=CATEGORIES_HELP)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write, new or empty")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in DIR")
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave broken photos out and name them at the end")
     parser.add_argument("--threshold", type=fraction, metavar="SCORE", help="drop what scores below, 0 to 1 (default: the model's)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
     parser.add_argument("--batch-size", type=whole_number, default=1, metavar="B", help="photos computed together (default: 1)")
@@ -37,7 +36,7 @@ def run_predict(arguments: Arguments) -> None:
 
     photos = find_photos(arguments.photos)
     with output_folder(arguments.output, overwrite=arguments.overwrite) as part:
-        photos = check_photos(photos, arguments.skip_unreadable)
+        photos = check_photos(photos)
         model = load_model(arguments.model, arguments.device, arguments.preset, arguments.categories)
         segment_into(part, photos.files, model, arguments.threshold, arguments.batch_size, arguments.precision, say=say)
     number = len(photos.files)

@@ -110,7 +110,6 @@ def label_stuff(
     threshold: float | None = None,
     batch_size: int = 1,
     overwrite: bool = False,
-    skip_unreadable: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Write the stuff that `model` sees in photos as OUT/panoptic.json and OUT/panoptic/*.png, whole or not at all.
@@ -119,8 +118,8 @@ def label_stuff(
     model's classes count as which stuff, things of the model among them where they are background. All pixels of a stuff class
     in a photo are one segment; what is not mapped is of the class `rest`, or void. `threshold` as in `PanopticDETR.segment`.
     `say` gets a line about files that were left out, if any were. Returns each class's share of all pixels, "void" among them,
-    the largest first. Raises InputError for photos that cannot be read (with `skip_unreadable` they are left out) and for a
-    mapping that does not fit the model.
+    the largest first. Raises InputError for photos that cannot be read (those of a folder are left out) and for a mapping
+    that does not fit the model.
     """
     mapping = mapping if isinstance(mapping, StuffMapping) else StuffMapping.read(mapping)
     folded, categories = mapping.fold(model.categories), mapping.categories
@@ -130,7 +129,7 @@ def label_stuff(
     annotations: list[dict] = []
     pixels = np.zeros(len(categories) + 1, np.int64)
     with output_folder(Path(out), WRITTEN, overwrite) as part:
-        found = check_photos(found, skip_unreadable)
+        found = check_photos(found)
         names = list(found.files)
         to_do = list(zip(image_ids(names), names, png_names(names), strict=True))
         with tqdm(total=len(names), desc="labelling", unit="photo", disable=None) as bar:

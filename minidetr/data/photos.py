@@ -22,10 +22,14 @@ BROKEN = "cannot be read"
 
 @dataclass
 class Photos:
-    """`files`: photos by the names they keep in what is written, such as "south/001.jpg". `left_out`: (name, why) of others."""
+    """`files`: photos by the names they keep in what is written, such as "south/001.jpg". `left_out`: (name, why) of others.
+
+    `named` are the paths that were given one by one, not by their folder.
+    """
 
     files: dict[str, Path]
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    named: set[Path] = field(default_factory=set)
 
     def left_out_line(self) -> str | None:
         """One line: how many files were left out and which, such as "left out: 2 files (1 .dng: ...; notes.txt)"; None without."""
@@ -54,11 +58,13 @@ def find_photos(inputs: Iterable[Path]) -> Photos:
     """
     found: dict[str, tuple[str, Path]] = {}  # by absolute path, so that a photo given twice counts once
     left_out: dict[str, tuple[str, str]] = {}
+    named: set[Path] = set()
     for given in inputs:
         if not given.is_dir():
             if not given.is_file():
                 raise InputError(f"{given} is not a file, nor a folder: check the name")
             found.setdefault(os.path.abspath(given), (given.name, given))
+            named.add(given)
             continue
         below = files_below(given, follow=True)
         reasons = {name: why for name, why in why_left_out(below).items() if why is not None}
@@ -78,7 +84,7 @@ def find_photos(inputs: Iterable[Path]) -> Photos:
         except ValueError:  # on Windows, of different drives
             raise InputError("photos of different drives have the same name: give one drive at a time") from None
         files = {Path(os.path.relpath(place, shared)).as_posix(): path for place, (_, path) in found.items()}
-    return Photos(files, [entry for place, entry in left_out.items() if place not in found])
+    return Photos(files, [entry for place, entry in left_out.items() if place not in found], named)
 
 
 def why_left_out(names: Sequence[str]) -> dict[str, str | None]:
@@ -99,11 +105,11 @@ def why_left_out(names: Sequence[str]) -> dict[str, str | None]:
     return reasons
 
 
-def check_photos(photos: Photos, skip_unreadable: bool = False) -> Photos:
+def check_photos(photos: Photos) -> Photos:
     """Decode every photo once, before hours of work may end in a broken file.
 
-    Raises InputError naming the first that cannot be read and how many are; with `skip_unreadable` these are left out, and it
-    is an error only where none is left.
+    Of a folder's photos those that cannot be read are left out, counted and named. Raises InputError, naming the first and how
+    many they are, for photos that were given by name, and where no photo can be read.
     """
 
     def problem(path: Path) -> InputError | None:
@@ -118,11 +124,11 @@ def check_photos(photos: Photos, skip_unreadable: bool = False) -> Photos:
         progress = tqdm(checked, desc="checking photos", total=len(photos.files), unit="photo", disable=None, leave=False)
         problems = {name: error for name, error in zip(photos.files, progress, strict=True) if error is not None}
     readable = {name: path for name, path in photos.files.items() if name not in problems}
-    if problems and not (skip_unreadable and readable):
-        more = f" (and {len(problems) - 1} more of the {len(photos.files)} photos cannot be read)" if len(problems) > 1 else ""
-        way_out = "; --skip-unreadable goes on without" if readable else ""
-        raise InputError(f"{next(iter(problems.values()))}{more}{way_out}")
-    return Photos(readable, [*photos.left_out, *((name, BROKEN) for name in problems)])
+    asked_for = [error for name, error in problems.items() if not readable or photos.files[name] in photos.named]
+    if asked_for:
+        more = f" (and {len(asked_for) - 1} more of the {len(photos.files)} photos cannot be read)" if len(asked_for) > 1 else ""
+        raise InputError(f"{asked_for[0]}{more}")
+    return Photos(readable, [*photos.left_out, *((name, BROKEN) for name in problems)], photos.named)
 
 
 def image_ids(names: Sequence[str]) -> list[int]:

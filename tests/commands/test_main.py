@@ -143,7 +143,7 @@ def make_inputs(folder: Path) -> None:
     [
         ("predict nowhere.jpg --model m --output out", "nowhere.jpg"),
         ("predict empty --model m --output out", "empty holds no photo"),
-        ("predict bad --model m --output out", "1 more of the 3 photos"),
+        ("predict bad/broken.jpg bad/text.png bad/fine.png --model m --output out", "1 more of the 3 photos"),
         ("predict good --model m --output full", "--overwrite"),
         ("predict good --model m --output full --overwrite", "thesis.txt"),
         ("predict good --model m --output file", "is a file"),

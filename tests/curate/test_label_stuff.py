@@ -150,7 +150,7 @@ def test_a_mapping_for_another_model_is_refused_before_any_work(photos, tmp_path
     mapping = mapping_of(tmp_path, MAPPING)
     (photos / "broken.jpg").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"broken\.jpg"):
-        label_stuff([photos], tmp_path / "out", StandIn(), mapping)
+        label_stuff([photos / "broken.jpg"], tmp_path / "out", StandIn(), mapping)
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith("out")]
 
 

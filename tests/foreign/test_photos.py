@@ -369,7 +369,7 @@ FOLDERS: list[tuple[str, str, Tree, str, dict[str, str], list[int] | None, str |
         "broken-skipped",
         "a user: one broken photo of thousands",
         {**PLAIN, "n/b.jpg": "<html>", "c.png": "cut"},
-        ". --skip-unreadable",
+        ".",
         {"a.jpg": "a.png"},
         None,
         "left out: 2 files (c.png, n/b.jpg: cannot be read)",
@@ -449,10 +449,10 @@ REFUSED = [  # (id, source, tree, what is given, the sentence)
         "broken",
         "a user: one broken photo of thousands",
         {**PLAIN, "b.jpg": "<", "c.jpg": "<"},
-        ".",
-        r"b\.jpg is not.*1 more of the 3.*--skip-unr",
+        "b.jpg c.jpg a.jpg",
+        r"b\.jpg is not.*1 more of the 3",
     ),
-    ("all-broken", "made up", {"b.jpg": "<", "c.jpg": "<"}, ". --skip-unreadable", r"b\.jpg is not an image .*1 more of the 2"),
+    ("all-broken", "made up", {"b.jpg": "<", "c.jpg": "<"}, ".", r"b\.jpg is not an image .*1 more of the 2"),
     (
         "only-raw",
         "made up like a camera's card",
@@ -461,7 +461,7 @@ REFUSED = [  # (id, source, tree, what is given, the sentence)
         r"holds no photo that can be read here.*1 \.cr2: raw camera files",
     ),
     ("only-results", "made up like predict out", RESULT, "out", r"out holds no photo .*3 of earlier results"),
-    ("missing", "made up like a typing mistake", PLAIN, "a.jpeg a.jpg --skip-unreadable", r"a\.jpeg is not a file, nor a folder"),
+    ("missing", "made up like a typing mistake", PLAIN, "a.jpeg a.jpg", r"a\.jpeg is not a file, nor a folder"),
     ("nothing", "made up", {"n/list.csv": "x"}, "n", r"n holds no photo .*left out: 1 file \(list\.csv\): put files there"),
 ]
 

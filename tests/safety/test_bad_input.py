@@ -213,8 +213,8 @@ CASES: list[tuple[Callable[[Path], Any], str, tuple[str, ...]]] = [
     (lambda f: (image("photo.webp")(f), cut("photo.webp")(f)), PREDICT.replace("png", "webp"), ("photo.webp is",)),
     (lambda f: (f / "empty").mkdir(), PREDICT.replace("photo.png", "empty"), ("empty holds no photo", ".jpg")),
     (put("photo.heic", "no HEIC"), PREDICT.replace("png", "heic"), ("photo.heic is not an image", "JPEG or PNG")),
-    (image("photo.bmp"), PREDICT.replace("photo.png", "photo.png nowhere --skip-unreadable"), ("nowhere is not a file",)),
-    (cut("data/images/b.png"), PREDICT.replace("photo.png", "data/images"), ("b.png is a broken image",)),
+    (image("photo.bmp"), PREDICT.replace("photo.png", "photo.png nowhere"), ("nowhere is not a file",)),
+    (cut("data/images/b.png"), PREDICT.replace("photo.png", "photo.png data/images/b.png"), ("b.png is a broken image",)),
     # what predict is told
     (NOTHING, PREDICT + " --threshold 1.5", ("--threshold", "1.5 is not a number from 0 to 1")),
     (NOTHING, PREDICT + " --threshold nan", ("--threshold", "nan is not a number from 0 to 1")),
