@@ -44,7 +44,7 @@ def check(path: str | Path, photos: str | Path | None = None, queries: int = QUE
         raise InputError(f"{photos} is not a folder: give the folder of the photos")
     if photos is None and path.is_dir():
         photos = path / "images"
-    kind: type[Checker] = PanopticChecker if is_panoptic(content) else DetectionChecker
+    kind: type[Checker] = PanopticChecker if path.is_dir() or is_panoptic(content) else DetectionChecker
     checker = kind(json_file, content, Path(photos) if photos else None, queries)
     if isinstance(checker, PanopticChecker):
         checker.void = void_ids(void)

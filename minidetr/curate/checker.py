@@ -35,7 +35,7 @@ class Checker:
         self.report = Report(json_file)
         remarks, panoptic_dir = new_remarks(), json_file.parent / "panoptic"
         pngs = Finder(panoptic_dir) if self.is_panoptic and panoptic_dir.is_dir() else None
-        content = plain(content, remarks, Finder(photos) if photos is not None else None, pngs)
+        content = plain(content, self.is_panoptic, remarks, Finder(photos) if photos is not None else None, pngs)
         for kind, places in remarks.items():
             self.report.found[kind] += places
         self.json_file, self.content, self.photos, self.queries = json_file, content, photos, queries

@@ -68,7 +68,7 @@ def read_export(
     """
     path, remarks = Path(path), new_remarks()
     finder = Finder(photos) if photos is not None else None
-    content = plain(read_json(path, "the annotation export, a COCO JSON file"), remarks, finder)
+    content = plain(read_json(path, "the annotation export, a COCO JSON file"), False, remarks, finder)
     if remarks["name-unclear"]:
         raise InputError(f"{path}: {remarks['name-unclear'][0][1]}")
 

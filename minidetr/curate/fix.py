@@ -72,7 +72,7 @@ def fix(path: str | Path, out: str | Path, photos: str | Path | None = None) -> 
 
 
 def _fix_folder(folder: Path, out: Path, done: Counter[str]) -> None:
-    content = whole(read_json(folder / "panoptic.json"), done, folder / "images", folder / "panoptic")
+    content = whole(read_json(folder / "panoptic.json"), True, done, folder / "images", folder / "panoptic")
     images = {image["id"]: image for image in content["images"] if isinstance(image, dict) and "id" in image}
     renamed: dict[str, str] = {}
     for name in ("images", "panoptic"):
@@ -180,7 +180,7 @@ def _fix_photo(folder: Path, out: Path, name: str, size: tuple[int, int] | None,
 
 def fixed_detection(content: dict, done: Counter[str], photos: Path | None) -> dict:
     """A copy of a COCO detection file's content, mended; `done` counts what was; `photos` is the folder of the photos, if known."""
-    content = whole(content, done, photos)
+    content = whole(content, False, done, photos)
     images = [image for image in content["images"] if isinstance(image, dict) and "id" in image]
     sizes: dict[Any, tuple[Any, Any]] = {image["id"]: (image.get("height"), image.get("width")) for image in images}
     numbers = {a["id"] for a in content["annotations"] if isinstance(a, dict) and type(a.get("id")) is int}
@@ -236,7 +236,7 @@ def covers_something(points: np.ndarray) -> bool:
 # --- both -------------------------------------------------------------------------------------------------------------------
 
 
-def whole(content: dict, done: Counter[str], photos: Path | None, pngs: Path | None = None) -> dict:
+def whole(content: dict, panoptic: bool, done: Counter[str], photos: Path | None, pngs: Path | None = None) -> dict:
     """A copy in the plain form of `data.foreign`, without twins and without what has no counterpart.
 
     That is annotations of unlisted images, images without their photo, and in a panoptic file images without annotation. `photos`
@@ -244,13 +244,13 @@ def whole(content: dict, done: Counter[str], photos: Path | None, pngs: Path | N
     """
     remarks = new_remarks()
     of_photos, of_pngs = (Finder(folder) if folder is not None and folder.is_dir() else None for folder in (photos, pngs))
-    content = plain(content, remarks, of_photos, of_pngs)
+    content = plain(content, panoptic, remarks, of_photos, of_pngs)
     for kind, places in remarks.items():
         if KINDS[kind][2]:
             done[READINGS[kind]] += len(places)
     for key in ("images", "annotations"):
         content[key] = [entry for entry in content[key] if not (isinstance(entry, dict) and LEFT_OUT in entry)]
-    content = without_twins(content, done)
+    content = without_twins(content, panoptic, done)
 
     def kept(key: str, missing: Callable[[dict], bool], what: str) -> None:
         left = [entry for entry in content[key] if not (isinstance(entry, dict) and missing(entry))]
@@ -267,7 +267,7 @@ def whole(content: dict, done: Counter[str], photos: Path | None, pngs: Path | N
     listed = {key_of(image, "id") for image in content["images"]}
     kept("annotations", lambda entry: key_of(entry, "image_id") not in listed, "annotations of images that are not listed dropped")
     kept("images", photo_is_gone, "images whose photo is missing dropped, with their annotations")
-    if is_panoptic(content):
+    if panoptic:
         annotated = {key_of(entry, "image_id") for entry in content["annotations"]}
         kept("images", lambda entry: key_of(entry, "id") not in annotated, "images without annotation dropped")
     listed = {key_of(image, "id") for image in content["images"]}
@@ -275,16 +275,16 @@ def whole(content: dict, done: Counter[str], photos: Path | None, pngs: Path | N
     return content
 
 
-def without_twins(content: dict, done: Counter[str]) -> dict:
+def without_twins(content: dict, panoptic: bool, done: Counter[str]) -> dict:
     """A copy without entries identical to another of their list: categories, images, annotations (but for the id), segments."""
     content = copy.deepcopy(content)
     owners: list[tuple[dict, str]] = [(content, "categories"), (content, "images"), (content, "annotations")]
-    if is_panoptic(content):
+    if panoptic:
         for annotation in content["annotations"]:
             if isinstance(annotation, dict) and isinstance(annotation.get("segments_info"), list):
                 owners.append((annotation, "segments_info"))
     for owner, key in owners:
-        ignored = ["id"] * (key == "annotations" and not is_panoptic(content))
+        ignored = ["id"] * (key == "annotations" and not panoptic)
         kept: list = []
         seen: dict[str, list] = defaultdict(list)
         for entry in owner[key]:

@@ -186,7 +186,8 @@ def rotation_of(annotation: dict) -> float:
 
 def too_thin(segmentation: Any) -> bool:
     """Whether every polygon is a list of fewer than three points, so that nothing could be drawn."""
-    return isinstance(segmentation, list) and all(isinstance(p, list) and len(p) in (0, 2, 4) for p in segmentation)
+    polygons = segmentation if isinstance(segmentation, list) else [None]
+    return all(isinstance(p, list) and len(p) in (0, 2, 4) and all(type(v) in (int, float) for v in p) for p in polygons)
 
 
 def points_of(polygon: Any, place: str) -> np.ndarray:

@@ -40,9 +40,14 @@ def new_remarks() -> Remarks:
 
 
 def plain(
-    content: dict, remarks: Remarks, photos: Finder | None = None, pngs: Finder | None = None, void: Collection[int] = ()
+    content: dict,
+    panoptic: bool,
+    remarks: Remarks,
+    photos: Finder | None = None,
+    pngs: Finder | None = None,
+    void: Collection[int] = (),
 ) -> dict:
-    """A copy of a COCO file's content (detection or panoptic) in the plain form; the input is not changed.
+    """A copy of a COCO file's content in the plain form, of the panoptic or the detection format; the input is not changed.
 
     Ids that are digits in quotes or whole floats are whole numbers; `iscrowd` and `isthing` are 0 or 1; file names are those of
     files that `photos` and `pngs` find, or at least lie inside their folder; sizes are whole numbers or missing; outlines have
@@ -62,7 +67,6 @@ def plain(
         _number(entry, "id", where, remarks)
         _file_name(entry, where, remarks, photos)
         _size(entry, where, remarks)
-    panoptic = is_panoptic(content)
     for index, entry in _dicts(content, "annotations"):
         where = f"annotations[{index}]"
         for key in ("image_id", "category_id", "id"):

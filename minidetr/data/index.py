@@ -166,7 +166,7 @@ def read_panoptic_json(
     entries = content.get("annotations")
     if isinstance(entries, list) and entries and all(isinstance(e, dict) and "bbox" in e and "category_id" in e for e in entries):
         raise InputError(f"{path} is in detection format: make a panoptic data set of it by `minidetr data assemble`")
-    content = plain(content, remarks, photos, pngs, void)
+    content = plain(content, True, remarks, photos, pngs, void)
     if remarks["name-unclear"]:
         raise InputError(f"{path}: {remarks['name-unclear'][0][1]}")
 

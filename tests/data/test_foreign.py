@@ -75,7 +75,7 @@ def test_a_file_in_the_plain_form_is_left_as_it_is(tmp_path: Path) -> None:
         "annotations": [{"id": 3, "image_id": 1, "category_id": 1, "segmentation": [SQUARE], "bbox": [5, 5, 20, 20], "iscrowd": 0}],
     }
     remarks = new_remarks()
-    assert plain(content, remarks) == content and not remarks
+    assert plain(content, False, remarks) == content and not remarks
 
 
 def test_everything_at_once_and_the_input_stays(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_everything_at_once_and_the_input_stays(tmp_path: Path) -> None:
         ],
     }
     before, remarks = copy.deepcopy(content), new_remarks()
-    read = plain(content, remarks, Finder(tmp_path))
+    read = plain(content, False, remarks, Finder(tmp_path))
     assert content == before
     assert read["images"] == [
         {"id": 1, "file_name": "a.jpg", "width": 96, "height": 64},  # the size of its other entry
@@ -125,7 +125,7 @@ def test_a_name_that_fits_two_files_is_remarked_on_and_stays(tmp_path: Path) -> 
         (tmp_path / name).write_bytes(b"x")
     content = {"images": [{"id": 1, "file_name": "1.jpg", "width": 3, "height": 3}], "annotations": [], "categories": []}
     remarks = new_remarks()
-    assert plain(content, remarks, Finder(tmp_path)) == content
+    assert plain(content, False, remarks, Finder(tmp_path)) == content
     assert list(remarks) == ["name-unclear"] and "north/1.jpg or south/1.jpg" in remarks["name-unclear"][0][1]
 
 
@@ -135,5 +135,7 @@ def test_without_files_a_name_is_what_it_would_be_inside(tmp_path: Path) -> None
         "annotations": [],
         "categories": [],
     }
-    assert plain(content, new_remarks())["images"][0]["file_name"] == "up/A b.jpg"
-    assert plain(content, new_remarks(), Finder(tmp_path))["images"][0]["file_name"] == "..\\..\\up\\A b.jpg"  # nothing there fits
+    assert plain(content, False, new_remarks())["images"][0]["file_name"] == "up/A b.jpg"
+    assert (
+        plain(content, False, new_remarks(), Finder(tmp_path))["images"][0]["file_name"] == "..\\..\\up\\A b.jpg"
+    )  # nothing there fits

@@ -12,6 +12,8 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +26,20 @@ from PIL import Image
 from minidetr.commands import main as cli
 from minidetr.curate.assemble import assemble
 from minidetr.curate.check import check
+from minidetr.curate.findings import BREAKS
 from minidetr.data.coco import CocoPanoptic, measured, write_coco_panoptic
 from minidetr.data.images import FORMATS, read_image, to_tensor
 from minidetr.data.pngs import read_ids
 from minidetr.data.transforms import evaluation_transform, training_transform
 from minidetr.errors import InputError
 from minidetr.evaluate import QualityCounts, panoptic_quality
+from minidetr.model import PanopticDETR
 from minidetr.model.merge import kept_queries, merge
 from minidetr.panoptic import Category, Panoptic, boxes_of_ids, decode_ids, encode_ids, read_json
+from minidetr.presets import TRAINABLE
+from minidetr.training.feed import collate, looked_through, open_data
+from minidetr.training.objective import start_step
+from minidetr.training.options import TrainOptions
 from minidetr.weights.load import load_file, shipped_weights
 
 EXAMPLES = int(os.environ.get("MINIDETR_FUZZ_EXAMPLES", "0"))
@@ -116,7 +124,7 @@ JSON = st.recursive(
 )
 
 
-def spoilt(content: object, data: st.DataObject) -> object:
+def spoilt(content: object, data: st.DataObject, values: st.SearchStrategy = JSON) -> object:
     """A JSON with one value, anywhere in it, replaced by any other or taken away."""
     places: list[tuple] = []
 
@@ -126,11 +134,12 @@ def spoilt(content: object, data: st.DataObject) -> object:
             walk(value[key])
 
     walk(content)
+    assume(places)
     owner, key = data.draw(st.sampled_from(places))
     if data.draw(st.booleans()):
         del owner[key]
     else:
-        owner[key] = data.draw(JSON)
+        owner[key] = deepcopy(data.draw(values))  # hypothesis may give the same list again
     return content
 
 
@@ -327,6 +336,92 @@ def test_a_spoilt_export_is_assembled_or_refused(data, points) -> None:
             assert {s["id"]: s["area"] for s in annotation["segments_info"]} == {
                 int(i): int((ids == i).sum()) for i in np.unique(ids) if i
             }
+
+
+# --- check tells the truth about assemble and training: nothing that breaks is found <=> both succeed
+
+
+def one_iteration(folder: Path) -> None:
+    """Read all of a data set and train on it once, as `minidetr train` begins. Raises InputError."""
+    options = TrainOptions(preset="tiny", data=str(folder), size=32, augment="none", device="cpu", workers=0).filled()
+    train, validation = open_data(options)
+    model = PanopticDETR(replace(TRAINABLE["tiny"], width=32, feedforward=32, mask_widths=(32, 16, 8, 8, 8)), train.categories)
+    looked_through(train, validation, len(validation), model.preset.queries)
+    objective = start_step(model, options, "joint").train()
+    batch, targets = collate([train[index] for index in range(len(train))])
+    losses = objective(batch, targets)
+    losses["total"].backward()
+    assert torch.isfinite(losses["total"])
+
+
+def breaks(path: Path, photos: Path | None = None) -> list[str]:
+    """What `check` finds that breaks training."""
+    report = check(path, photos)
+    return [f"{kind}: {report.found[kind][0][1]}" for kind in report.kinds(BREAKS)]
+
+
+VALUES = st.sampled_from(
+    ["1", "2", 1.0, 2.0, 1.5, -1, 0, 7, 10**6, None, True, False, "", "sky", "1e3"]
+    + ["a.png", "b/c.png", "b\\c.png", "..\\a.png", "/x/a.png", "A.PNG", {"rotation": 30.0}]
+    + [[], [[]], [1, 1, 9, 1, 9, 9], [[1, 1], [9, 1], [9, 9]], [[1, 1, 9, 9]], [[1, 1, 9, 1, 9]], [1, 2, 3, 4], [1, 2, -3, 4]]
+    + [
+        {"size": [12, 16], "counts": [50, 60, 82]},
+        [{"size": [12, 16], "counts": [50.0, 60, 82]}],
+        {"size": [16, 12], "counts": [192]},
+    ]
+)
+
+
+@fuzz(40, data=st.data(), spoil=st.integers(0, 3), with_photos=st.booleans())
+def test_check_says_of_an_export_what_assembling_and_training_do(data, spoil, with_photos) -> None:
+    first = {"id": 1, "image_id": 1, "category_id": 2, "segmentation": [[1, 1, 9, 1, 9, 9]], "bbox": [1, 1, 8, 8], "iscrowd": 0}
+    second = {"id": 2, "image_id": 2, "category_id": 0, "segmentation": [], "bbox": [2, 2, 8, 8], "attributes": {"rotation": 30.0}}
+    sizes = {"width": 16, "height": 12}
+    images = [{"id": 1, "file_name": "a.png"} | sizes, {"id": 2, "file_name": "b/c.png"} | sizes]
+    content: object = {"images": images, "annotations": [first, second], "categories": [c.to_json() for c in CATEGORIES[:2]]}
+    for _ in range(spoil):
+        content = spoilt(content, data, VALUES | JSON)
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):
+        file, photos, out = Path(name, "export.json"), Path(name, "photos"), Path(name, "out")
+        for photo in ("a.png", "b/c.png"):
+            (photos / photo).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 12), (1, 2, 3)).save(photos / photo)
+        file.write_text(json.dumps(content))
+        try:
+            found = breaks(file, photos if with_photos else None)
+        except InputError:
+            found = ["no COCO file"]
+        try:
+            assemble(file, photos if with_photos else None, out)
+            if with_photos:
+                one_iteration(out)
+        except InputError as error:
+            assert found, f"assemble or train: {error}"
+        else:
+            assert not found, found
+
+
+@fuzz(25, images=data_sets(), data=st.data(), spoil=st.integers(0, 3))
+def test_check_says_of_a_data_set_what_training_does(images, data, spoil) -> None:
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):
+        folder = written(Path(name), images)
+        content: object = read_json(folder / "panoptic.json")
+        for _ in range(spoil):
+            content = spoilt(content, data, VALUES | JSON)
+        (folder / "panoptic.json").write_text(json.dumps(content))
+        try:
+            found = breaks(folder)
+        except InputError:
+            found = ["no COCO file"]
+        try:
+            one_iteration(folder)
+        except InputError as error:
+            assert found, f"train: {error}"
+        else:
+            assert not found, found
+
+
+# --- damaged files
 
 
 @fuzz(60, data=st.data(), kind=st.sampled_from([f for f in FORMATS if f != "PPM"]), mode=st.sampled_from(("RGB", "L", "1", "P")))
