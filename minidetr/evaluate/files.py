@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minidetr.data.names import Finder
 from minidetr.data.pngs import misread, read_ids, void_ids
 from minidetr.errors import InputError
 from minidetr.evaluate.pairs import Classes, Id, pair_names
@@ -51,6 +52,7 @@ class PanopticFile:
         self, content: dict, path: str | Path, folder: str | Path | None, classes: Classes, void: Collection[int], is_truth: bool
     ) -> None:
         self.path, self.folder = path, folder
+        self.finder = Finder(folder) if folder is not None else None
         names = _image_names(content, path)
         self.has_names = bool(names)
         self.labels: dict[Id, Labels] = {}
@@ -69,12 +71,15 @@ class PanopticFile:
             self.labels[image_id] = Labels(image_id, names.get(image_id), png_name, segments, ids, where)
 
     def png(self, labels: Labels) -> Path:
-        """The PNG of an image, which must lie in the folder: a JSON from elsewhere opens no other file."""
+        """The PNG of an image: as named, or else the one file in the folder that the name fits; a JSON opens no file elsewhere."""
         if self.folder is None:
             raise InputError(
                 f"{labels.where} has a segment without 'bbox'; add it, or give the folder of the PNGs to measure it there"
             )
-        return path_inside(Path(self.folder), labels.png_name, labels.where)
+        assert self.finder is not None
+        name = labels.png_name
+        found = self.finder.find(name)
+        return path_inside(self.finder.folder, name if found is None else found, labels.where)
 
 
 def _segments(entries: list, classes: Classes, void: set[int], where: str) -> tuple[list[dict], set[int]]:

@@ -592,6 +592,21 @@ def test_the_table_is_large_and_each_row_has_its_own_name() -> None:
     assert len({row[0] for row in ROWS}) == len(ROWS) >= 35
 
 
+@pytest.mark.parametrize("name", ["panoptic\\{}.png", "/data/coco/panoptic/{}.png", "{}.PNG", "panoptic/val/{}.png"])
+def test_pngs_are_found_by_names_of_elsewhere(files: Files, name: str) -> None:
+    """label-studio#7294, X-AnyLabeling#700: names with the folders of another computer."""
+    paths = files.write()
+    for annotation, letter in zip(files.pred["annotations"], "abc", strict=True):
+        annotation["file_name"] = name.format(letter)
+    paths[2].write_text(json.dumps(files.pred))
+    assert panoptic_quality(*paths).all.pq == 1
+    (files.folder / "d.png").write_bytes((files.folder / "pred" / "a.png").read_bytes())
+    files.pred["annotations"][0]["file_name"] = "../d.png"
+    paths[2].write_text(json.dumps(files.pred))
+    with pytest.raises(InputError, match=r"'\.\./d\.png'.*inside"):
+        panoptic_quality(*paths)
+
+
 # --- boxes
 
 
