@@ -147,7 +147,7 @@ def add_split(commands: Commands) -> None:
     parser = add_command(
         commands,
         run_split,
-        "divide a data set for training and validation: every class on both sides, near-duplicate photos on one",
+        "divide a data set for training, validation and test: every class on all sides, near-duplicate photos on one",
         "data split data/site data/site-split --share 0.8",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="data set: panoptic.json, images/, panoptic/")
@@ -155,6 +155,7 @@ def add_split(commands: Commands) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--share", type=float, default=0.8, metavar="S", help="of the images for training (default: 0.8)")
     how.add_argument("--folds", type=whole_number, metavar="K", help="instead: OUT/fold-0/train and val, up to fold K-1")
+    parser.add_argument("--test", type=float, default=0.0, metavar="T", help="of the images for OUT/test, measured once at the end")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another split (default: 0)")
 
 
@@ -162,7 +163,7 @@ def run_split(arguments: Arguments) -> None:
     """Divide and tell."""
     from minidetr.curate.split import split
 
-    result = split(arguments.folder, arguments.out, arguments.share, arguments.folds, arguments.seed)
+    result = split(arguments.folder, arguments.out, arguments.share, arguments.folds, arguments.seed, arguments.test)
     print(f"{arguments.folder} -> {arguments.out}\n{result.summary()}")
 
 

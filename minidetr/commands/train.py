@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from minidetr.commands.arguments import CATEGORIES_HELP, Arguments, Commands, add_command, ids_of_nothing
+from minidetr.commands.arguments import CATEGORIES_HELP, Arguments, Commands, add_command, fraction, ids_of_nothing
 from minidetr.presets import TRAINABLE
 from minidetr.training.options import STAGES, TrainOptions
 
@@ -56,6 +56,10 @@ def add_train(commands: Commands) -> None:
     data.add_argument("--scenes", type=int, metavar="COUNT", help="scenes rendered for training (default: 8000)")
     data.add_argument("--scene-seed", type=int, metavar="SEED", help="of the first of them (default: 0)")
     data.add_argument("--validation-images", type=int, metavar="COUNT", help="at most so many are evaluated (default: 256)")
+    data.add_argument("--test", metavar="FOLDER", help="data set that nothing is chosen on, evaluated once at the end")
+    data.add_argument(
+        "--threshold", type=fraction, metavar="SCORE", help="keep queries above it (default: the best on the validation images)"
+    )
     data.add_argument("--evaluate-every", type=float, metavar="EPOCHS", help="default: a tenth of --epochs; at the end in any case")
     data.add_argument("--workers", type=int, metavar="N", help="processes that load data (default: 2)")
     data.add_argument("--cache", metavar="DIR", help="where rendered scenes are kept (default: runs/cache)")

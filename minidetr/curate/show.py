@@ -11,10 +11,12 @@ from tqdm import tqdm
 from minidetr.curate.check import check
 from minidetr.curate.findings import KINDS, LEVELS
 from minidetr.data.coco import CocoPanoptic, whole_folder
+from minidetr.data.foreign import Remarks
 from minidetr.data.images import read_image
 from minidetr.data.index import read_panoptic_json
+from minidetr.data.names import Finder
 from minidetr.errors import InputError
-from minidetr.panoptic import Panoptic, write_png
+from minidetr.panoptic import Category, Panoptic, write_png
 from minidetr.plot import grid, labelled_overlay
 
 COLUMNS, SHEET = 3, 12  # pictures side by side and on a sheet
@@ -60,7 +62,7 @@ def by_class(folder: Path, count: int) -> Iterator[tuple[int, str]]:
 
     Where a class covers most is told by the segments' "area" alone, so that only the images shown are opened.
     """
-    categories, images, annotations, _ = read_panoptic_json(folder / "panoptic.json")
+    categories, images, annotations, _ = read_whole(folder)
     of_class: dict[int, list[tuple[float, int]]] = {category.id: [] for category in categories}
     for index, image_id in enumerate(images):
         covered: dict[int, float] = {}
@@ -90,7 +92,7 @@ def by_trouble(folder: Path, count: int) -> Iterator[tuple[int, str]]:
     Worse is a worse level, then more kinds of findings of that level.
     """
     trouble = check(folder).trouble()
-    _, images, _, _ = read_panoptic_json(folder / "panoptic.json")
+    _, images, _, _ = read_whole(folder)
     index_of = {name: index for index, name in enumerate(images.values())}
 
     def badness(name: str) -> tuple[int, ...]:
@@ -99,6 +101,11 @@ def by_trouble(folder: Path, count: int) -> Iterator[tuple[int, str]]:
 
     for name in sorted((name for name in trouble if name in index_of), key=badness)[:count]:
         yield index_of[name], shortened(f"{', '.join(trouble[name])} · {name}")
+
+
+def read_whole(folder: Path) -> tuple[list[Category], dict, dict, Remarks]:
+    """FOLDER/panoptic.json with the names that its files have, as `check` finds them."""
+    return read_panoptic_json(folder / "panoptic.json", Finder(folder / "images"), Finder(folder / "panoptic"))
 
 
 def picture(dataset: CocoPanoptic, index: int) -> np.ndarray:

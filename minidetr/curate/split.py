@@ -20,8 +20,10 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from minidetr.data.coco import whole_folder
+from minidetr.data.foreign import LEFT_OUT, new_remarks, plain
 from minidetr.data.images import read_image
 from minidetr.data.index import read_panoptic_json
+from minidetr.data.names import Finder
 from minidetr.errors import InputError
 from minidetr.panoptic import path_inside, read_json, write_json
 
@@ -58,25 +60,33 @@ class Split:
         return "\n".join(lines)
 
 
-def split(folder: str | Path, out: str | Path, share: float = 0.8, folds: int | None = None, seed: int = 0) -> Split:
+def split(
+    folder: str | Path, out: str | Path, share: float = 0.8, folds: int | None = None, seed: int = 0, test: float = 0.0
+) -> Split:
     """Divide the data set FOLDER (panoptic.json, images/, panoptic/ and, where there is one, detection.json).
 
-    Writes OUT/train with about `share` (0..1) of the images and OUT/val with the others; or, with `folds` (2, 3, ...),
-    OUT/fold-0/train and OUT/fold-0/val up to fold k-1, where every image is in exactly one val. Each is a data set like FOLDER;
-    files are hard links, or copies where the file system has none. The same `seed` gives the same split on every machine.
+    Writes OUT/train with about `share` (0..1) of the images, OUT/val with the others, and with `test` above 0 about so many of them
+    as OUT/test, to be measured once at the very end, for on OUT/val one chooses; or, with `folds` (2, 3, ...), OUT/fold-0/train and
+    OUT/fold-0/val up to fold k-1, where every image is in exactly one val. Each is a data set like FOLDER; files are hard links, or
+    copies where the file system has none. The same `seed` gives the same split on every machine.
     OUT appears whole or not at all. Raises InputError for data that can't be read or divided, or when OUT holds anything.
     """
     folder, out = Path(folder), Path(out).resolve()
     if not 0 < share < 1:
         raise InputError(f"share is {share}, but it must lie between 0 and 1: 0.8 trains on four images of five")
+    if not 0 <= test < 1 - share:
+        raise InputError(f"test is {test} and share {share}, but together they must stay below 1: the rest is for validation")
+    if folds is not None and test:
+        raise InputError("folds and test do not go together: split once for the test, then the rest of it into folds")
     if seed < 0:
         raise InputError(f"seed is {seed}, but it must be 0 or more")
     if folds is not None and folds < 2:
         raise InputError(f"folds is {folds}, but it takes at least 2 to have one for validation and one to train on")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
-    categories, images, annotations, _ = read_panoptic_json(folder / "panoptic.json")
-    shares = [share, 1 - share] if folds is None else [1 / folds] * folds
+    finders = Finder(folder / "images"), Finder(folder / "panoptic")
+    categories, images, annotations, _ = read_panoptic_json(folder / "panoptic.json", *finders)
+    shares = [1 / folds] * folds if folds is not None else [share, 1 - share - test] + [test] * (test > 0)
 
     groups = groups_of_photos([path_inside(folder / "images", name, folder / "panoptic.json") for name in images.values()])
     if groups.max() + 1 < len(shares):
@@ -90,21 +100,25 @@ def split(folder: str | Path, out: str | Path, share: float = 0.8, folds: int | 
     part = part_of_group[groups]
 
     names = np.array(list(images.values()))
-    image_ids = np.array(list(images))
-    sides = {"train": part == 0, "val": part == 1}
+    sides = {name: part == k for k, name in enumerate(("train", "val", "test")[: len(shares)])}
     if folds is not None:
         sides = {f"fold-{k}/{side}": (part == k) == (side == "val") for k in range(folds) for side in ("train", "val")}
     linked = True
     with whole_folder(out) as whole:
         for name, chosen in tqdm(sides.items(), desc="writing parts", disable=None):
-            linked &= _write_part(folder, whole / name, set(image_ids[chosen].tolist()))
+            linked &= _write_part(folder, whole / name, {image_id for image_id, mine in zip(images, chosen, strict=True) if mine})
 
+    sides_needed = len(shares) if folds is None else 2  # of folds, two parts with a class give it to both sides of each
     groups_with_class = np.array([len(set(groups[column])) for column in present.T])
     parts_with_class = np.array([len(set(part[column])) for column in present.T])
     return Split(
         images={name: int(chosen.sum()) for name, chosen in sides.items()},
         kept_together=[names[groups == g].tolist() for g, count in Counter(groups.tolist()).items() if count > 1],
-        one_side=[c.name for c, g, p in zip(categories, groups_with_class, parts_with_class, strict=True) if g > 1 and p < 2],
+        one_side=[
+            c.name
+            for c, g, p in zip(categories, groups_with_class, parts_with_class, strict=True)
+            if g > 1 and p < min(g, sides_needed)
+        ],
         too_rare=[c.name for c, g in zip(categories, groups_with_class, strict=True) if g == 1],
         linked=linked,
     )
@@ -208,7 +222,7 @@ def _repair(part: np.ndarray, holds: np.ndarray, parts: int) -> np.ndarray:
 # --- writing ----------------------------------------------------------------------------------------------------------------
 
 
-def _write_part(folder: Path, out: Path, image_ids: set[int]) -> bool:
+def _write_part(folder: Path, out: Path, image_ids: set[int | str]) -> bool:
     """The images `image_ids` of the data set `folder` as the data set `out`. Returns whether every file could be linked."""
     linked = True
     (out / "images").mkdir(parents=True)
@@ -216,14 +230,18 @@ def _write_part(folder: Path, out: Path, image_ids: set[int]) -> bool:
     for json_name in ("panoptic.json", "detection.json"):
         if json_name == "detection.json" and not (folder / json_name).is_file():
             continue
-        content = read_json(folder / json_name)
+        is_panoptic = json_name == "panoptic.json"
+        finders = Finder(folder / "images"), Finder(folder / "panoptic")
+        content = plain(read_json(folder / json_name), is_panoptic, new_remarks(), *finders)
         for key, id_name in (("images", "id"), ("annotations", "image_id")):
             entries = content.get(key)
-            if not isinstance(entries, list) or not all(isinstance(e, dict) and type(e.get(id_name)) is int for e in entries):
+            if not isinstance(entries, list) or not all(
+                isinstance(e, dict) and isinstance(e.get(id_name), (int, str)) for e in entries
+            ):
                 raise InputError(f"{folder / json_name}: '{key}' must be a list whose entries have an {id_name!r}: write it again")
-            content[key] = [entry for entry in entries if entry[id_name] in image_ids]
+            content[key] = [entry for entry in entries if entry[id_name] in image_ids and LEFT_OUT not in entry]
         write_json(out / json_name, content)
-        if json_name == "panoptic.json":
+        if is_panoptic:
             for subfolder, entries in (("images", content["images"]), ("panoptic", content["annotations"])):
                 for entry in entries:
                     source = path_inside(folder / subfolder, entry["file_name"], folder / json_name)

@@ -56,6 +56,19 @@ def open_data(options: TrainOptions) -> tuple[PanopticDataset, PanopticDataset]:
     return train, validation
 
 
+def open_test(options: TrainOptions, train: PanopticDataset) -> CocoPanoptic | None:
+    """The data set of `options.test`, its files there and its classes those of `train`; None where none was given."""
+    if options.test is None:
+        return None
+    test = CocoPanoptic.from_folder(options.test, crowds=options.crowds, void=options.void)
+    if isinstance(train, CocoPanoptic):
+        check_same_classes(train, test)
+    elif [(c.id, c.name) for c in train.categories] != [(c.id, c.name) for c in test.categories]:
+        raise InputError(f"--test {options.test} has other classes than rendered scenes: give scenes that `minidetr scenes` wrote")
+    test.check_files()
+    return test
+
+
 def is_training_data(train: PanopticDataset, validation: PanopticDataset) -> bool:
     """Whether a model is judged by what it has learned from."""
     if not isinstance(train, CocoPanoptic) or not isinstance(validation, CocoPanoptic):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +39,8 @@ from minidetr.training.checkpoint import (
     write_checkpoint,
 )
 from minidetr.training.devices import PRECISIONS, agreed, start_devices, stop_requested, training_attention
-from minidetr.training.feed import EpochBatches, is_training_data, loader, looked_through, open_data
+from minidetr.training.feed import EpochBatches, is_training_data, loader, looked_through, open_data, open_test
+from minidetr.training.judge import THRESHOLDS, in_words, judge_once, scores_of
 from minidetr.training.objective import start_step
 from minidetr.training.options import MASK_DROP, TrainOptions
 from minidetr.training.report import SCORES, Report
@@ -84,6 +85,7 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
     set_seed(settings.seed)  # the same start on every process
     with accelerator.main_process_first():  # one process renders the scenes, the others find them
         data, validation = open_data(settings)
+        test = open_test(settings, data)
     if saved is None:
         model, lines = starting_model(settings, data.categories)
         place = Place()
@@ -107,6 +109,8 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
             saved = None
             if not stopped:
                 place.step, place.epoch, place.batch, place.step_iteration, place.seconds = number + 1, 0, 0, 0, 0.0
+    if test is not None and not stopped:
+        judge_once(accelerator, folder, test, str(settings.test), masks=settings.steps != "boxes")
     if report is not None:
         report.close()
         score = "box AP" if settings.steps == "boxes" else "PQ"
@@ -269,14 +273,17 @@ class Step:
         accelerator, options, data, place = self.run.accelerator, self.run.options, self.run.validation, self.run.place
         masks = self.name != "boxes"
         mine = range(accelerator.process_index, min(len(data), options.validation_images), accelerator.num_processes)
-        found = evaluate_model(self.judged, data, mine, masks=masks, autocast=accelerator.autocast)
+        thresholds = THRESHOLDS if options.threshold is None else (options.threshold,)
+        found = evaluate_model(self.judged, data, mine, thresholds, masks, accelerator.autocast)
         parts = gather_object([found]) if accelerator.num_processes > 1 else [found]
         if self.run.report is not None:
-            scores = scores_of(sum(parts, Evaluation()), data, masks)
+            whole = sum(parts, Evaluation())
+            scores = scores_of(whole, data, masks)
+            if masks:
+                self.keep_threshold(scores["threshold"])
             measured_on = "training data" if is_training_data(self.run.data, data) else "validation data"
             self.run.report.add(SCORES, {"iteration": place.iteration, "epoch": self.epoch, "measured on": measured_on} | scores)
-            told = ("PQ", "PQ things", "PQ stuff", "box AP")
-            tqdm.write(f"iteration {place.iteration}: {', '.join(f'{name} {scores[name]:.1f}' for name in told if name in scores)}")
+            tqdm.write(f"iteration {place.iteration}: {in_words(scores)}")
             score = scores["PQ" if masks else "box AP"]
             self.save_weights("last.safetensors")
             if score > place.best or not (options.run / "best.safetensors").exists():
@@ -289,6 +296,11 @@ class Step:
         place.evaluation_due = False
         self.wrapped.train()
         self.last_seen = time.monotonic()  # the schedule's clock counts training alone
+
+    def keep_threshold(self, threshold: float) -> None:
+        """Let the model keep queries above `threshold` from now on, wherever its weights go."""
+        for model in (self.model, self.judged):
+            model.preset = replace(model.preset, threshold=threshold)
 
     def save_weights(self, name: str) -> None:
         """The model alone, to load with `PanopticDETR.from_pretrained`."""
@@ -316,16 +328,6 @@ class Step:
             write_json(options.run / "options.json", content["options"])
         accelerator.wait_for_everyone()
         self.last_saved = self.last_seen = time.monotonic()
-
-
-def scores_of(found: Evaluation, data: PanopticDataset, masks: bool) -> dict[str, float]:
-    """Box AP and, with `masks`, PQ, SQ and RQ of all, things and stuff, in percent, by the column names of scores.csv."""
-    row: dict[str, float] = {}
-    if masks:
-        quality = found.panoptic_quality(data)
-        for name, scores in (("", quality.all), (" things", quality.things), (" stuff", quality.stuff)):
-            row |= {"PQ" + name: 100 * scores.pq, "SQ" + name: 100 * scores.sq, "RQ" + name: 100 * scores.rq}
-    return row | {"box AP": 100 * found.box_average_precision(data)["AP"]}
 
 
 def as_plain(settings: TrainOptions | Preset) -> dict[str, Any]:

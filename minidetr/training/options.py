@@ -57,6 +57,8 @@ class TrainOptions:
     scenes: int = 8000  # rendered for training, with --data scenes
     scene_seed: int = 0
     validation_images: int = 256
+    test: str | None = None  # a folder that nothing is chosen on: evaluated once, at the end, with the best weights
+    threshold: float | None = None  # of the score above which a query is kept; by default the best on the validation images
     epochs: float = FROM_RECIPE
     mask_epochs: float = FROM_RECIPE
     minutes: float | None = None
@@ -145,6 +147,8 @@ class TrainOptions:
                 raise InputError(f"there is no stage {stage!r} to freeze or reset: choose from {', '.join(STAGES)}")
         if not 0 <= (self.ema or 0) < 1:
             raise InputError(f"--ema must lie in 0..1, below 1, not {self.ema}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise InputError(f"--threshold must lie in 0..1, not {self.threshold}")
         if self.seed >= 2**32:
             raise InputError(f"--seed must be below 2^32, but is {self.seed}")
         if (self.queries or 0) > MAX_QUERIES:

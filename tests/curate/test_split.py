@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -193,3 +194,36 @@ def test_real_photos_are_split(tmp_path: Path) -> None:
     assert sum(result.images.values()) == 11 and not result.kept_together
     on_both = [names_in(tmp_path / "out" / side) for side in ("train", "val")]
     assert min(map(len, on_both)) >= 2
+
+
+# --- a third part, and data of other tools
+
+
+def test_a_third_part_for_the_test(tmp_path: Path) -> None:
+    write_coco_panoptic(SceneData(20, seed=3, size=64), tmp_path / "site")
+    result = split(tmp_path / "site", tmp_path / "out", share=0.6, test=0.2)
+    assert set(result.images) == {"train", "val", "test"} and sum(result.images.values()) == 20
+    assert result.images["train"] == 12 and result.images["test"] == 4
+    ids = [CocoPanoptic.from_folder(tmp_path / "out" / name).image_ids for name in result.images]
+    assert sorted(itertools.chain(*ids)) == list(range(20))  # every image once
+    again = split(tmp_path / "site", tmp_path / "again", share=0.6, test=0.2)
+    assert again.images == result.images
+    for given, sentence in (({"share": 0.8, "test": 0.2}, "stay below 1"), ({"test": 0.1, "folds": 3}, "do not go together")):
+        with pytest.raises(InputError, match=sentence):
+            split(tmp_path / "site", tmp_path / "never", **given)
+    assert not (tmp_path / "never").exists()
+
+
+def test_ids_and_names_of_other_tools(tmp_path: Path) -> None:
+    """cityscapesScripts' text ids, label-studio#7294's backslashes: each part is a data set that can be read."""
+    write_coco_panoptic(SceneData(6, seed=3, size=64), tmp_path / "site")
+    file = tmp_path / "site" / "panoptic.json"
+    content = json.loads(file.read_text())
+    for image, annotation in zip(content["images"], content["annotations"], strict=True):
+        image["id"] = annotation["image_id"] = f"town_{image['id']}"
+        image["file_name"] = "images\\" + image["file_name"]
+    file.write_text(json.dumps(content))
+    split(tmp_path / "site", tmp_path / "out", share=0.5)
+    parts = [CocoPanoptic.from_folder(tmp_path / "out" / name) for name in ("train", "val")]
+    assert sorted(i for part in parts for i in part.image_ids) == [f"town_{i}" for i in range(6)]
+    assert all(part.read(index)[0].size == (64, 64) for part in parts for index in range(len(part)))

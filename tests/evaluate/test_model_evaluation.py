@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from minidetr.data.coco import CocoPanoptic, write_coco_panoptic
-from minidetr.evaluate import box_average_precision, panoptic_quality
+from minidetr.evaluate import ClassQuality, QualityCounts, box_average_precision, panoptic_quality
 from minidetr.evaluate.model import Evaluation, box_predictions, evaluate_model
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Panoptic, Segment, boxes_of_ids, encode_ids, write_json, write_png
@@ -29,7 +29,9 @@ class NearlyRight(PanopticDETR):
         self.turn = 0
 
     def panoptic(self, seen, batch, originals, threshold):
-        [size] = originals
+        return [self.merged(size) for size in originals]
+
+    def merged(self, size):
         _, ids, entries = self.truth[self.turn % len(self.truth)]
         kept = np.where(np.arange(size[1]) < size[1] * (0.4 + 0.1 * (self.turn % 5)), ids, 0)
         self.turn += 1
@@ -41,7 +43,15 @@ class NearlyRight(PanopticDETR):
             for e, area, box in rows
             if area
         ]
-        return [Panoptic(kept.astype(np.int32), segments)]
+        return Panoptic(kept.astype(np.int32), segments)
+
+
+@pytest.fixture
+def nearly_right(data, monkeypatch) -> NearlyRight:
+    """The model, whose segmentations stand in for what evaluation merges."""
+    model = NearlyRight(data)
+    monkeypatch.setattr("minidetr.evaluate.model.merge", lambda *given: model.merged(given[-1]))
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +76,8 @@ def write_predictions(model: PanopticDETR, data: CocoPanoptic, folder) -> None:
     write_json(folder / "predictions.json", {"annotations": annotations})
 
 
-def test_files_give_the_same_quality(data, written, tmp_path):
-    found = evaluate_model(NearlyRight(data), written, range(COUNT)).panoptic_quality(written)
+def test_files_give_the_same_quality(nearly_right, data, written, tmp_path):
+    found = evaluate_model(nearly_right, written, range(COUNT)).panoptic_quality(written)
     write_predictions(NearlyRight(data), written, tmp_path)
     expected = panoptic_quality(written.json_file, written.panoptic_dir, tmp_path / "predictions.json", tmp_path)
     assert (found.all, found.things, found.stuff, found.per_class) == (
@@ -92,8 +102,8 @@ def test_a_real_model_gives_the_same_quality_as_its_files(written, tmp_path):
     assert sum(count.fp for count in found.per_class.values()) > 0
 
 
-def test_parts_add_up_to_the_whole(data):
-    model = NearlyRight(data)
+def test_parts_add_up_to_the_whole(nearly_right, data):
+    model = nearly_right
     whole = evaluate_model(model, data, range(COUNT))
     halves = []
     for indices in (range(0, 2), range(2, COUNT)):
@@ -123,7 +133,7 @@ def test_evaluation_leaves_the_model_as_it_was(data):
 def test_a_detection_model_has_its_boxes_counted(data):
     model = PanopticDETR(replace(TRAINABLE["tiny"], short_side=SIZE, mask_widths=None), CATEGORIES).eval()
     found = evaluate_model(model, data, range(2))
-    assert not found.quality.classes and np.isnan(found.panoptic_quality(data).all.pq)
+    assert not found.quality and np.isnan(found.panoptic_quality(data).all.pq)
     assert len(found.boxes) <= 2 * 20 and 0 <= found.box_average_precision(data)["AP"] <= 1
 
 
@@ -138,3 +148,43 @@ def test_predicted_boxes_are_in_pixels_of_the_photo():
     truth = {"image_id": 7, "segments_info": [{"id": 1, "category_id": 2, "bbox": [10, 0, 20, 20], "area": 400, "iscrowd": 0}]}
     content = {"annotations": [truth], "categories": [c.to_json() for c in CATEGORIES]}
     assert box_average_precision(content, rows)["AP"] == pytest.approx(1)
+
+
+# --- several thresholds at once
+
+
+def test_several_thresholds_count_as_each_does_alone(written):
+    """The model runs once, and every threshold has the quality that it has on its own."""
+    torch.manual_seed(1)
+    model = PanopticDETR(replace(TRAINABLE["tiny"], short_side=SIZE), CATEGORIES).eval()
+    with torch.no_grad():
+        model.heads.classes.weight *= 4  # scores of every height
+    detect, runs = model.detect, []
+    model.detect = lambda batch: (runs.append(1), detect(batch))[1]
+    thresholds = (0.3, 0.5, 0.7, 0.9)
+    together = evaluate_model(model, written, range(COUNT), thresholds)
+    assert len(runs) == COUNT
+    counts = set()
+    for t in thresholds:
+        alone = evaluate_model(model, written, range(COUNT), t)
+        assert list(alone.quality) == [t]
+        assert alone.panoptic_quality(written) == together.panoptic_quality(written, t)
+        counts.add(sum(c.fp + c.tp for c in together.panoptic_quality(written, t).per_class.values()))
+    assert len(counts) >= 3  # they keep other queries
+    qualities = {t: together.panoptic_quality(written, t).all.pq for t in thresholds}
+    assert together.panoptic_quality(written).all.pq == max(qualities.values())
+
+
+def counted(tp: int) -> QualityCounts:
+    counts = QualityCounts()
+    counts.classes[CATEGORIES[0].id] = ClassQuality(tp=tp, fn=5 - tp, iou=0.9 * tp)
+    return counts
+
+
+def test_the_best_threshold_is_the_middle_of_the_best_ones(data):
+    found = Evaluation({0.1: counted(1), 0.3: counted(4), 0.5: counted(4), 0.7: counted(4), 0.9: counted(2)})
+    assert found.best_threshold(data) == 0.5
+    assert Evaluation({0.1: counted(3), 0.3: counted(2)}).best_threshold(data) == 0.1
+    assert Evaluation({0.2: counted(0), 0.8: counted(0)}).best_threshold(data) in (0.2, 0.8)
+    parts = Evaluation({0.3: counted(1), 0.7: counted(0)}), Evaluation({0.3: counted(0), 0.7: counted(5)})
+    assert sum(parts, Evaluation()).best_threshold(data) == 0.7

@@ -19,7 +19,17 @@ def test_the_recipe_fills_what_is_not_given():
     assert (r50.batch_size, r50.learning_rate, r50.backbone_learning_rate, r50.clip, r50.schedule) == (2, 1e-4, 1e-5, 0.1, "drop")
     assert (r50.epochs, r50.drop, r50.mask_epochs, MASK_DROP) == (300, 200 / 300, 25, 15 / 25)
     still_none = {f.name for f in fields(TrainOptions) if getattr(r50, f.name) is None}
-    assert still_none == {"validation", "from_", "categories", "backbone_weights", "queries", "minutes", "evaluate_every"}
+    assert still_none == {
+        "validation",
+        "test",
+        "threshold",
+        "from_",
+        "categories",
+        "backbone_weights",
+        "queries",
+        "minutes",
+        "evaluate_every",
+    }
 
 
 def test_the_mask_head_alone_has_a_recipe_of_its_own():

@@ -1,0 +1,54 @@
+"""How a run is judged: at which score threshold, in which words, and once on data that nothing was chosen on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accelerate.utils import gather_object
+
+from minidetr.data.coco import PanopticDataset
+from minidetr.evaluate.model import Evaluation, evaluate_model
+from minidetr.model import PanopticDETR
+from minidetr.panoptic import write_json
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+THRESHOLDS = tuple(k / 20 for k in range(2, 20))  # 0.1, 0.15, ... 0.95: of the score above which a query is kept
+
+
+def scores_of(found: Evaluation, data: PanopticDataset, masks: bool) -> dict[str, float]:
+    """Box AP and, with `masks`, PQ, SQ and RQ of all, things and stuff, in percent, by the column names of scores.csv.
+
+    They are those at the best threshold among those that were counted, which is told, too.
+    """
+    row: dict[str, float] = {}
+    if masks:
+        row["threshold"] = found.best_threshold(data)
+        quality = found.panoptic_quality(data, row["threshold"])
+        for name, scores in (("", quality.all), (" things", quality.things), (" stuff", quality.stuff)):
+            row |= {"PQ" + name: 100 * scores.pq, "SQ" + name: 100 * scores.sq, "RQ" + name: 100 * scores.rq}
+    return row | {"box AP": 100 * found.box_average_precision(data)["AP"]}
+
+
+def in_words(scores: dict[str, float]) -> str:
+    """The scores that one looks at first, in a line."""
+    told = [f"{name} {scores[name]:.1f}" for name in ("PQ", "PQ things", "PQ stuff", "box AP") if name in scores]
+    return ", ".join(told + ([f"threshold {scores['threshold']:g}"] if "threshold" in scores else []))
+
+
+def judge_once(accelerator: Accelerator, folder: Path, data: PanopticDataset, name: str, masks: bool) -> None:
+    """Evaluate the best weights in a run's `folder` on data that nothing was chosen on, as they would be used.
+
+    The scores go into test.json, with `name`, what the user calls the data, and are told; every process counts its share.
+    """
+    model = PanopticDETR.from_pretrained(folder / "best.safetensors").to(accelerator.device)
+    mine = range(accelerator.process_index, len(data), accelerator.num_processes)
+    found = evaluate_model(model, data, mine, masks=masks, autocast=accelerator.autocast)
+    parts = gather_object([found]) if accelerator.num_processes > 1 else [found]
+    if accelerator.is_main_process:
+        scores = scores_of(sum(parts, Evaluation()), data, masks)
+        write_json(folder / "test.json", {"data": name, "images": len(data)} | scores)
+        accelerator.print(f"test ({name}, {len(data)} images, evaluated this once): {in_words(scores)}")
+    accelerator.wait_for_everyone()
