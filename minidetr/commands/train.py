@@ -27,7 +27,10 @@ def add_train(commands: Commands) -> None:
     )
     run.add_argument("--validation", metavar="FOLDER", help="data set to evaluate on (default: DATA/val, else the training data)")
     run.add_argument(
-        "--steps", choices=("joint", "boxes,masks", "boxes", "masks"), help="all at once, or boxes first (default: joint)"
+        "--steps",
+        choices=("joint", "boxes,masks", "boxes", "masks"),
+        metavar="STEPS",
+        help="joint, boxes,masks (boxes first, then the mask head on a frozen rest), boxes or masks (default: joint)",
     )
     run.add_argument("--epochs", type=float, help="of the box step or of joint training")
     run.add_argument("--mask-epochs", type=float, help="of the mask step (default: 25)")
@@ -70,8 +73,14 @@ def add_train(commands: Commands) -> None:
         recipe.add_argument(f"--{name}", type=float, metavar="X")
     recipe.add_argument("--schedule", choices=("drop", "cosine"))
     recipe.add_argument("--ema", type=float, metavar="DECAY", help="average the weights, e.g. 0.998; 0: do not")
-    for name in ("no-object", "focal", "dice", "pixel-class", "cells"):
-        recipe.add_argument(f"--{name}", type=float, metavar="W", help="weight of the loss")
+    for name, what in (
+        ("no-object", "of the class no object in the class loss"),
+        ("focal", "of the masks' focal loss"),
+        ("dice", "of the masks' DICE loss"),
+        ("pixel-class", "of a class loss on the encoded image's pixels, in training alone; 0: none"),
+        ("cells", "of class and box losses on the encoded image's cells, in training alone; 0: none"),
+    ):
+        recipe.add_argument(f"--{name}", type=float, metavar="W", help=f"weight {what}")
     recipe.add_argument("--masks-per-image", type=int, metavar="K", help="matched queries whose masks are judged; 0: all")
     recipe.add_argument("--mask-stride", type=int, choices=(1, 4), help="judge masks at the input's size (1) or at their own (4)")
     recipe.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"))

@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
             for path in paths:
                 stamp(path, project)
         else:
-            print(f"{'lesson':40} words lines median")
+            print(f"{'lesson':40} words lines median  bounds: {WORDS[0]}-{WORDS[1]}, {LINES[0]}-{LINES[1]}, {MEDIAN}")
             for path in paths:
                 words, lines, median = count(path)
                 print(f"{path.stem:40} {words:5} {lines:5} {median:6g}  {outside(words, lines, median)}")
