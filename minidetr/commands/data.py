@@ -175,7 +175,7 @@ def add_check(commands: Commands) -> None:
         "list everything wrong or odd in a data set or an annotation export, and mend what needs no guessing",
         "data check data/site --fix data/site-fixed",
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of a data set, or a COCO JSON file (detection or panoptic)")
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of a data set or of an export, or a COCO JSON file")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of the photos of a JSON file (default: not checked)")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a mended copy into this folder, new or empty")
     parser.add_argument("--json", action="store_true", help="print JSON with every place instead of a table")

@@ -62,6 +62,7 @@ class Assembled:
     pixels: int = 0
     void: int = 0
     photos: str = "none"
+    linked: bool = False
     stuff_names: list[str] = field(default_factory=list)
     findings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -70,14 +71,14 @@ class Assembled:
         share = 100 * self.void / max(self.pixels, 1)
         lines = [
             f"{self.images} images, {self.things} thing and {self.stuff} stuff segments, {share:.1f} % of the pixels void",
-            f"photos: {self.photos}",
+            f"photos: {self.photos}" + ("; one changed in place changes in both folders" if self.linked else ""),
             f"stuff: {', '.join(self.stuff_names) or 'no category (name them with --stuff)'}",
         ]
         for kind, text in FINDINGS.items():
             if places := self.findings.get(kind):
                 more = f" and {len(places) - 3} more" if len(places) > 3 else ""
                 line = f"{len(places):6d} x {text} ({', '.join(places[:3])}{more})"
-                lines.insert(0, f"ATTENTION:{line}") if kind == "crowd-class" else lines.append(line)
+                lines.insert(0, f"ATTENTION:{line}") if kind in ("many-crowds", "only-stuff") else lines.append(line)
         return "\n".join(lines)
 
 
@@ -160,6 +161,7 @@ def assemble(
         if not images:
             raise InputError(f"{export.path}: no image is left to assemble")
     if ways:
+        report.linked = "hard-linked" in ways
         report.photos = ", ".join(f"{way} ({number})" for way, number in ways.items())
     return report
 

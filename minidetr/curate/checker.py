@@ -16,7 +16,7 @@ from PIL import Image
 
 from minidetr.curate.report import Report
 from minidetr.curate.split import looks, same_looks
-from minidetr.data.foreign import LEFT_OUT, new_remarks, plain
+from minidetr.data.foreign import LEFT_OUT, many_crowds, new_remarks, plain
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
 from minidetr.data.names import Finder
 from minidetr.errors import InputError
@@ -44,6 +44,8 @@ class Checker:
         self.images = self._check_images()
         self.bits: dict[str, np.ndarray] = {}  # what each photo looks like
         self.pixels = self.covered = 0
+        self.every: Counter[int] = Counter()
+        self.crowds: Counter[int] = Counter()
 
     def check(self) -> Report:
         """Look at everything."""
@@ -158,7 +160,9 @@ class Checker:
             self.found("no-stuff", name, name)
         scale = min(1.0, LONGEST / max(size))
         for segment, area in zip(segments, areas, strict=True):
+            self.every[segment["category_id"]] += 1
             if segment.get("iscrowd") == 1:
+                self.crowds[segment["category_id"]] += 1
                 self.found("crowd", f"{name}: segment {segment.get('id')} ({self.name(segment)})", name)
             if 0 < area * scale**2 < CELL:
                 self.found("tiny", f"{name}: segment {segment.get('id')} ({self.name(segment)}) has {area} pixels", name)
@@ -174,6 +178,9 @@ class Checker:
         count = Counter(category for _, category in segments)
         in_images = Counter(category for _, category in set(segments))
         most = max(count.values(), default=0)
+        things = {number: entry["name"] for number, entry in self.categories.items() if entry.get("isthing") != 0}
+        for many in many_crowds(self.every, self.crowds, things):
+            self.found("many-crowds", many)
         for category_id, entry in self.categories.items():
             name = entry["name"]
             report.classes[name] = {"images": in_images[category_id], "segments": count[category_id]}

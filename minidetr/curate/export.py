@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minidetr.curate.outlines import name_of
-from minidetr.data.foreign import LEFT_OUT, Remarks, new_remarks, plain
+from minidetr.data.foreign import LEFT_OUT, Remarks, many_crowds, new_remarks, plain
 from minidetr.data.index import read_category, read_file_name, read_id, read_value
 from minidetr.data.names import Finder, png_names
 from minidetr.errors import InputError
@@ -45,12 +45,13 @@ EXPORT_FINDINGS = {
     "parent": "category above all others, as Roboflow adds it, that no annotation has: left out",
     "orphan": "annotation of an image that is not listed: left out",
     "no-photo": "image whose photo is not in the folder: left out with its annotations",
-    "crowd-class": "class nearly all of whose annotations are crowds, which training and evaluation leave out; "
-    "CVAT writes that for every brush or AI mask: --crowds as-objects reads them as objects",
+    "many-crowds": "much consists of crowds, which training and evaluation leave out; CVAT writes that for every brush or AI mask: "
+    "--crowds as-objects reads them as objects",
+    "only-stuff": "every annotation is of stuff: no object is left to be told from another, see --stuff",
+    "stuff-unused": "part of --stuff that reaches beyond the ids of the categories",
     "crowd-read": "crowd read as an object",
     "name-twice": "category name that two categories share: two classes of one name",
 }
-CROWDED = 0.9  # of a class's annotations: a class of crowds
 
 
 def read_export(
@@ -85,7 +86,7 @@ def read_export(
             remarks["name-twice"].append(("", f"{category.name!r}"))
         categories[category.id] = category
     if stuff is not None:
-        chosen = chosen_ids(stuff, categories, path)
+        chosen = chosen_ids(stuff, categories, path, remarks)
         categories = {i: replace(c, is_thing=i not in chosen) for i, c in categories.items()}
 
     found: dict[int | str, tuple[str, tuple[int, int] | None]] = {}
@@ -120,11 +121,14 @@ def read_export(
         more = f" ({len(orphans)} such annotations)" if len(orphans) > 1 else ""
         raise InputError(f"{orphans[0]}{more}: add it to 'images', remove the annotation, or leave them out with --skip-missing")
     _judge_crowds(annotations, categories, crowds, remarks)
+    used = {categories[entry["category_id"]].is_thing for entries in annotations.values() for entry in entries}
+    if stuff is not None and used == {False}:
+        remarks["only-stuff"].append(("", f"{sum(map(len, annotations.values()))} annotations"))
     return Export(path, categories, images, annotations, remarks)
 
 
 def _judge_crowds(annotations: dict[int | str, list[dict]], categories: dict[int, Category], crowds: str, remarks: Remarks) -> None:
-    """Read crowds as objects where asked to; else remark on classes of things that are nearly all crowds."""
+    """Read crowds as objects where asked to; else remark on classes of things, or all of them, with too many."""
     of_things = [entry for entries in annotations.values() for entry in entries if categories[entry["category_id"]].is_thing]
     if crowds == "as-objects":
         for entry in of_things:
@@ -134,13 +138,12 @@ def _judge_crowds(annotations: dict[int | str, list[dict]], categories: dict[int
         return
     every = Counter(entry["category_id"] for entry in of_things)
     crowded = Counter(entry["category_id"] for entry in of_things if entry.get("iscrowd"))
-    for category_id, count in crowded.items():
-        if count >= CROWDED * every[category_id]:
-            remarks["crowd-class"].append(("", f"{categories[category_id].name}: {count} of {every[category_id]}"))
+    names = {category.id: category.name for category in categories.values() if category.is_thing}
+    remarks["many-crowds"] += [("", many) for many in many_crowds(every, crowded, names)]
 
 
-def chosen_ids(choice: Sequence[str], categories: dict[int, Category], path: Path) -> set[int]:
-    """Names, ids and ranges of ids ("1-16") -> the ids of those categories."""
+def chosen_ids(choice: Sequence[str], categories: dict[int, Category], path: Path, remarks: Remarks) -> set[int]:
+    """Names, ids and ranges of ids ("1-16") -> the ids of those categories; a remark where a range's end is no category."""
     by_name: dict[str, set[int]] = defaultdict(set)
     for category in categories.values():
         by_name[category.name].add(category.id)
@@ -152,6 +155,8 @@ def chosen_ids(choice: Sequence[str], categories: dict[int, Category], path: Pat
         elif span:
             first, last = int(span[1]), int(span[2] or span[1])
             found = {i for i in categories if first <= i <= last}
+            if not {first, last} <= categories.keys():
+                remarks["stuff-unused"].append(("", f"{text}: ids are {min(categories)} to {max(categories)}"))
         else:
             found = set()
         if not found:

@@ -49,7 +49,7 @@ KINDS: dict[str, tuple[int, str, str]] = {
     "near-duplicate": (BENDS, "photo looks like another one; `minidetr data split` keeps them on one side", ""),
     "annotation-id-twice": (BENDS, "annotation id used twice: pycocotools keeps the last one only", "numbered again"),
     "turned-box": (KNOW, "box with a rotation in its attributes (CVAT): assemble draws it turned", ""),
-    "crowd-class": (BENDS, "class nearly all of whose objects are crowds, which are not trained on: --crowds as-objects", ""),
+    "many-crowds": (BENDS, "much consists of crowds, which are not trained on: --crowds as-objects reads them as objects", ""),
     **{
         kind: (BENDS if kind == "no-geometry" else KNOW, text, MENDED_READINGS.get(kind, "written plainly"))
         for kind, text in READINGS.items()

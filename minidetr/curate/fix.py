@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minidetr.curate.check import check
+from minidetr.curate.check import check, opened
 from minidetr.curate.checker import exif_case
 from minidetr.curate.findings import BENDS, BREAKS, KINDS
 from minidetr.curate.outlines import box_of, crosses_itself, outlines_of, signed_area
@@ -54,6 +54,7 @@ def fix(path: str | Path, out: str | Path, photos: str | Path | None = None) -> 
     path, out = Path(path), Path(out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
+    path, photos = opened(path, photos)
     check(path, photos)  # refuses what is no data set
     done: Counter[str] = Counter()
     if path.is_dir():

@@ -96,7 +96,8 @@ class StuffMapping:
                 if member not in by_name:
                     some = ", ".join(list(by_name)[:5])
                     raise InputError(
-                        f"{self.path}: stuff.{name} names {member!r}, which the model does not know: it has {some}, ..."
+                        f"{self.path}: stuff.{name} names {member!r}, which the model does not know: it has {some}, ...; "
+                        "say which of its classes are which stuff with --map FILE.toml"
                     )
                 folded[by_name[member]] = ids[name]
         return folded

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from math import isfinite
 from pathlib import PurePosixPath
@@ -278,3 +278,16 @@ def _leave_out_shapeless(content: dict, remarks: Remarks) -> None:
         if not entry.get("segmentation") and "bbox" not in entry:
             entry[LEFT_OUT] = True
             remarks["no-geometry"].append(("", f"annotations[{index}] (annotation {entry.get('id', 'without id')})"))
+
+
+CROWDED, CROWDED_IN_ALL = 0.9, 1 / 3  # of a class's segments, of all things: too many to be said in passing
+
+
+def many_crowds(every: Counter[int], crowds: Counter[int], names: dict[int, str]) -> list[str]:
+    """What consists of crowds in a data set, which are neither trained on nor counted: "crane: 9 of 10", "all things: 4 of 9".
+
+    `every` and `crowds` count segments by category id, `names` are those of the things.
+    """
+    found = [f"{name}: {crowds[i]} of {every[i]}" for i, name in names.items() if crowds[i] >= max(1, CROWDED * every[i])]
+    of_all, all_things = (sum(count[i] for i in names) for count in (crowds, every))
+    return found + [f"all things: {of_all} of {all_things}"] * (of_all > CROWDED_IN_ALL * all_things)

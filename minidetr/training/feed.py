@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from minidetr.data.batch import Batch
 from minidetr.data.coco import CocoPanoptic, PanopticDataset
-from minidetr.data.foreign import READINGS
+from minidetr.data.foreign import READINGS, many_crowds
 from minidetr.data.targets import Target
 from minidetr.data.transforms import evaluation_transform, training_transform
 from minidetr.errors import InputError, WorkerDied
@@ -26,7 +26,6 @@ from minidetr.scenes.dataset import HELD_OUT_SEED, VALIDATION_SEED, SceneData
 from minidetr.training.options import TrainOptions
 
 VALIDATION_NAMES = ("val", "valid", "validation")
-CROWDED = 0.9  # of a class's segments: a class of crowds
 
 
 def open_data(options: TrainOptions) -> tuple[PanopticDataset, PanopticDataset]:
@@ -87,7 +86,12 @@ def looked_through(train: PanopticDataset, validation: PanopticDataset, count: i
         if isinstance(data, CocoPanoptic):
             data.check_files()
             lines += [f"{data.json_file}: {len(places)} x {READINGS[kind]}" for kind, places in data.remarks.items() if places]
-            lines += [f"attention: {line}" for line in crowded_classes(data)]
+            every, crowds = Counter(data.index.category_ids.tolist()), Counter(data.index.category_ids[data.index.crowds].tolist())
+            things = {category.id: category.name for category in data.categories if category.is_thing}
+            if many := ", ".join(many_crowds(every, crowds, things)):
+                lines.append(
+                    f"attention: {data.json_file}: crowds are neither trained on nor counted ({many}): --crowds as-objects"
+                )
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
         most = max(pool.map(lambda index: len(validation.read(index)[2]), range(min(len(validation), count))), default=0)
     if most > queries:
@@ -97,20 +101,6 @@ def looked_through(train: PanopticDataset, validation: PanopticDataset, count: i
             "note: scores are those of the training data, what was learned by heart: give --validation, or train/ and val/"
         )
     return lines
-
-
-def crowded_classes(data: CocoPanoptic) -> list[str]:
-    """A sentence for every class of things nearly all of whose segments are crowds."""
-    index = data.index
-    every = Counter(index.category_ids.tolist())
-    crowds = Counter(index.category_ids[index.crowds].tolist())
-    names = {category.id: category.name for category in data.categories if category.is_thing}
-    return [
-        f"{crowds[i]} of {every[i]} segments of {name!r} are crowds, which are neither trained on nor counted: "
-        "--crowds as-objects reads them as objects"
-        for i, name in names.items()
-        if crowds[i] >= max(1, CROWDED * every[i])
-    ]
 
 
 def check_same_classes(train: CocoPanoptic, validation: CocoPanoptic) -> None:

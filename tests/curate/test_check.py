@@ -310,7 +310,7 @@ RUNS["counts"][-1] = 40 * 50 - sum(RUNS["counts"][:-1])
         (lambda c: crane(c).update(bbox=[20, 20, 15, 18]), {"stale-box": 1}, {}),
         (lambda c: crane(c).pop("bbox"), {"stale-box": 1}, {}),
         (lambda c: c["annotations"].append(crane(c) | {"id": 7}), {"duplicate-annotation": 1}, {}),
-        (lambda c: c["annotations"].append(crane(c) | {"id": 7, "iscrowd": 1}), {"drawn-twice": 1}, None),
+        (lambda c: c["annotations"].append(crane(c) | {"id": 7, "iscrowd": 1}), {"drawn-twice": 1, "many-crowds": 1}, None),
         (lambda c: c["annotations"][0].update(id=6), {"annotation-id-twice": 1}, {}),
         (lambda c: crane(c).update(image_id=2), {"unknown-image": 1}, {}),
         (lambda c: crane(c).update(category_id=9), {"unknown-category": 1}, None),

@@ -13,6 +13,7 @@ from minidetr.commands.main import main
 from minidetr.curate.assemble_folder import assemble_folder
 from minidetr.curate.check import check
 from minidetr.curate.findings import BREAKS
+from minidetr.curate.fix import fix
 from minidetr.data.coco import CocoPanoptic
 from minidetr.errors import InputError
 from minidetr.panoptic import encode_ids
@@ -216,3 +217,29 @@ def test_the_command_says_which_tool_it_was(tmp_path: Path, capsys: pytest.Captu
     assert "leave photos out" in capsys.readouterr().err
     assert main(["data", "assemble", str(tmp_path / "in" / "annotations" / "instances_default.json"), str(tmp_path / "out2")]) == 2
     assert "EXPORT.json PHOTOS OUT" in capsys.readouterr().err
+
+
+def test_check_opens_the_folder_of_a_tool(tmp_path: Path) -> None:
+    cvat(tmp_path / "in")
+    report = check(tmp_path / "in")
+    assert report.path == tmp_path / "in" / "annotations" / "instances_default.json"
+    assert not report.unchecked and report.kinds(BREAKS) == []
+    assert fix(tmp_path / "in", tmp_path / "fixed").left.kinds(BREAKS) == []
+    assert (tmp_path / "fixed" / "instances_default.json").is_file()
+
+
+def test_check_names_the_files_of_an_export_in_parts(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        detection(tmp_path / "in" / part / "_annotations.coco.json", ["a.jpg"])
+    with pytest.raises(InputError, match=r"an export of Roboflow in several parts: give one of .*train/_ann.*valid/_ann"):
+        check(tmp_path / "in")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no tool's export"):
+        check(tmp_path / "empty")
+
+
+def test_check_asks_to_assemble_panoptic_data_of_elsewhere(tmp_path: Path) -> None:
+    panoptic(tmp_path / "in/annotations/panoptic_val2017.json", tmp_path / "in/panoptic_val2017", [(1, "1.jpg", "1.png")])
+    photo(tmp_path / "in/val2017/1.jpg")
+    with pytest.raises(InputError, match=r"COCO panoptic's: `minidetr data assemble .* OUT` first"):
+        check(tmp_path / "in")
