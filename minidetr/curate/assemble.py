@@ -303,19 +303,21 @@ class PredictedStuff:
             elif same.is_thing:
                 raise InputError(f"{self.path}: the category {category.name!r} is a thing in {export.path}: rename one")
             self.category_id[category.id] = same.id
-        self.annotations = {name.casefold(): annotations[image_id] for image_id, name in names.items()}
-        count = Counter(stem_of(name).casefold() for name in names.values())
-        for image_id, name in names.items():  # a.png may have been exported as a.jpg, but not where both were labelled
-            if count[stem := stem_of(name).casefold()] == 1:
-                self.annotations.setdefault(stem, annotations[image_id])
+        self.annotations = {name: annotations[image_id] for image_id, name in names.items()}
+        for key in (str.casefold, lambda name: stem_of(name).casefold()):  # a.png may have been exported as A.jpg,
+            count = Counter(map(key, names.values()))
+            for image_id, name in names.items():
+                if count[key(name)] == 1:  # but not where both were labelled
+                    self.annotations.setdefault(key(name), annotations[image_id])
         missing = [image.file_name for image in export.images if self.annotation(image) is None]
         if missing:
             raise InputError(f"{self.path} has no image like {missing[0]} ({len(missing)} missing): run label-stuff on all photos")
 
     def annotation(self, image: ExportImage) -> dict | None:
-        """The prediction for the photo of this path below the folder, case ignored; any extension where only one photo has it."""
-        name = image.file_name.casefold()
-        return self.annotations.get(name) or self.annotations.get(stem_of(name))
+        """The prediction for the photo of this path; in another case, or with another extension, where only one photo has it."""
+        name = image.file_name
+        ways = (name, name.casefold(), stem_of(name).casefold())
+        return next((self.annotations[way] for way in ways if way in self.annotations), None)
 
     def read(self, image: ExportImage, size: tuple[int, int]) -> np.ndarray:
         """Category ids of the data set, H x W int64, -1 where nothing was predicted; `size` is the image's (height, width)."""

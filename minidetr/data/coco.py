@@ -86,6 +86,8 @@ class CocoPanoptic(PanopticDataset):
         self.index = PanopticIndex.read(self.json_file, self._photos, self._pngs, self.void)
         self.categories, self.remarks = self.index.categories, self.index.remarks
         self.image_ids, self.file_names = self.index.image_ids, self.index.file_names
+        self._photos.claim(self.file_names)
+        self._pngs.claim(self.index.pngs)
         if crowds == "as-objects":
             self.index.crowds[:] = False
 

@@ -62,6 +62,9 @@ def plain(
         where = f"categories[{index}]"
         _number(entry, "id", where, remarks)
         _flag(entry, "isthing", where, remarks)
+    for finder, key in ((photos, "images"), (pngs, "annotations" if panoptic else "")):
+        if finder is not None:
+            finder.claim([entry["file_name"] for _, entry in _dicts(content, key) if isinstance(entry.get("file_name"), str)])
     for index, entry in _dicts(content, "images"):
         where = f"images[{index}]"
         _number(entry, "id", where, remarks)
@@ -261,6 +264,11 @@ def _join_same_files(content: dict, remarks: Remarks) -> None:
             continue
         known = first.setdefault(name, entry)
         if known is entry or known["id"] == number:  # an id that occurs twice is refused by the reader
+            continue
+        sizes = [(one["width"], one["height"]) for one in (known, entry) if "width" in one and "height" in one]
+        if len(set(sizes)) > 1:
+            text = " and ".join(f"{width} x {height}" for width, height in sizes)
+            remarks["name-unclear"].append((name, f"images[{index}]: {name!r} is listed twice, as {text} pixels: correct one"))
             continue
         same[number] = known["id"]
         entry[LEFT_OUT] = True

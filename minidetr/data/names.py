@@ -56,12 +56,21 @@ class Finder:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._files: dict[tuple[str, ...], list[str]] | None = None
+        self._folders: set[tuple[str, ...]] = set()
+        self._listed: Sequence[str] = ()
+        self._claims: set[str] | None = None
+        self._owners: dict[str, str] = {}
+
+    def claim(self, names: Sequence[str]) -> None:
+        """All names of one list, of which each means another file: one that is another name as it stands is not found any more."""
+        self._listed, self._claims, self._owners = names, None, {}
 
     def find(self, name: str) -> str | None:
         """The path below the folder, with "/", of the one file that `name` means; None if there is none.
 
         A file of exactly that name comes first. Else the longest end of the name that fits a file decides, as "b/c.jpg" of
-        "a/b/c.jpg" does. Raises InputError where two files fit equally well.
+        "a/b/c.jpg" does; but where there is a folder b without a c.jpg, the c.jpg of another folder is not meant. Raises
+        InputError where two files fit equally well, or two of the names that were `claim`ed fit one file.
         """
         if safe(name) and (self.folder / name).is_file():
             return PurePosixPath(name).as_posix()
@@ -71,8 +80,21 @@ class Finder:
             if len(fitting) > 1:
                 raise InputError(f"{name!r} may be {fitting[0]} or {fitting[1]} in {self.folder}: rename or remove one of them")
             if fitting:
-                return fitting[0]
+                return self._unclaimed(fitting[0], name)
+            if parts[start:-1] in self._folders:
+                return None
         return None
+
+    def _unclaimed(self, file: str, name: str) -> str | None:
+        if not self._listed:
+            return file
+        if self._claims is None:
+            self._claims = {PurePosixPath(listed).as_posix() for listed in self._listed}
+        if file in self._claims:
+            return None
+        if key_of(owner := self._owners.setdefault(file, name)) != key_of(name):
+            raise InputError(f"{name!r} and {owner!r} may both be {file} in {self.folder}: one of the two files is missing")
+        return file
 
     def files(self) -> dict[tuple[str, ...], list[str]]:
         """Every end of every file's path -> the files that have it; whole paths before ends of others."""
@@ -82,6 +104,7 @@ class Finder:
             for path in files_below(self.folder):
                 parts = key_of(path)
                 whole[parts].append(path)
+                self._folders.update(parts[start:-1] for start in range(len(parts) - 1))
                 for start in range(1, len(parts)):
                     ends[parts[start:]].append(path)
             self._files = {**ends, **whole}

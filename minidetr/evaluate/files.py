@@ -69,6 +69,8 @@ class PanopticFile:
             listed = set() if is_truth else {segment["id"] for segment in segments}
             ids = frozenset((set(void) - listed) | ids_of_nothing)
             self.labels[image_id] = Labels(image_id, names.get(image_id), png_name, segments, ids, where)
+        if self.finder is not None:
+            self.finder.claim([labels.png_name for labels in self.labels.values()])
 
     def png(self, labels: Labels) -> Path:
         """The PNG of an image: as named, or else the one file in the folder that the name fits; a JSON opens no file elsewhere."""

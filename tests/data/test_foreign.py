@@ -84,7 +84,7 @@ def test_everything_at_once_and_the_input_stays(tmp_path: Path) -> None:
     content = {
         "images": [
             {"id": "1", "file_name": "images\\a.jpg", "width": 0, "height": None},
-            {"id": 2.0, "file_name": "/data/a.jpg", "width": 96, "height": 64},
+            {"id": 2.0, "file_name": "images/a.jpg", "width": 96, "height": 64},
             {"id": 3, "file_name": "b.jpg", "width": "96", "height": 64.0},
         ],
         "categories": [{"id": "1", "name": "crane", "isthing": True}],

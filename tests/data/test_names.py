@@ -67,6 +67,8 @@ def folder(tmp_path: Path) -> Path:
         ("50%20.jpg", "50%20.jpg"),
         ("https://example.org/data/a.jpg", "a.jpg"),
         ("/data/local-files/?d=south/d.jpg", "south/d.jpg"),
+        ("north/a.jpg", None),
+        ("far/north/b c.jpg", None),
         ("../secret.jpg", None),
         ("../photos/a.jpg", "a.jpg"),
         ("b.jpg", None),
@@ -81,6 +83,21 @@ def test_names_of_other_tools(folder: Path, name: str, file: str | None) -> None
 def test_two_files_that_fit_are_both_named(folder: Path) -> None:
     with pytest.raises(InputError, match=r"north/d\.jpg or south/d\.jpg"):
         Finder(folder).find("d.jpg")
+
+
+def test_a_file_is_that_of_the_name_that_is_exactly_it(folder: Path) -> None:
+    finder = Finder(folder)
+    assert finder.find("west/a.jpg") == finder.find("A.jpg") == "a.jpg"
+    finder.claim(["a.jpg", "A.jpg", "west/a.jpg"])
+    assert [finder.find(name) for name in ("a.jpg", "A.jpg", "west/a.jpg")] == ["a.jpg", None, None]
+
+
+def test_a_file_is_not_that_of_two_names(folder: Path) -> None:
+    finder = Finder(folder)
+    finder.claim(["west/a.jpg", "west\\a.jpg", "east/a.jpg"])
+    assert finder.find("west/a.jpg") == finder.find("west\\a.jpg") == "a.jpg"
+    with pytest.raises(InputError, match=r"'east/a\.jpg' and 'west/a\.jpg' may both be a\.jpg.*one of the two files is missing"):
+        finder.find("east/a.jpg")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
