@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,17 +26,23 @@ WRITTEN = ("panoptic.json", "panoptic", "overlays")  # what `segment_into` puts 
 
 
 @contextmanager
-def output_folder(folder: Path, names: Sequence[str] = WRITTEN, overwrite: bool = False) -> Iterator[Path]:
+def output_folder(
+    folder: Path, names: Sequence[str] = WRITTEN, overwrite: bool = False, inputs: Collection[str | Path] = ()
+) -> Iterator[Path]:
     """A folder to write into that becomes `folder` at the end, whole or not at all.
 
     `folder` must be new or empty. With `overwrite` it may also hold an earlier result, files and folders called `names` and
-    nothing else, so that nobody's photos are deleted. Raises InputError otherwise.
+    nothing else, so that nobody's photos are deleted; nor may any of `inputs`, what the command reads, lie in it. Raises
+    InputError otherwise.
     """
     folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: choose another folder for the results")
     present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
     foreign = sorted(present - set(names))
+    within = [path for path in inputs if present and Path(path).resolve().is_relative_to(folder)]
+    if within:
+        raise InputError(f"{within[0]} lies in {folder}, which would be replaced: choose another folder for the results")
     if present and not overwrite:
         raise InputError(f"{folder} is not empty: choose another folder, or replace the result in it with --overwrite")
     if foreign:

@@ -35,7 +35,7 @@ def run_predict(arguments: Arguments) -> None:
     from minidetr.predict import load_model, output_folder, segment_into
 
     photos = find_photos(arguments.photos)
-    with output_folder(arguments.output, overwrite=arguments.overwrite) as part:
+    with output_folder(arguments.output, overwrite=arguments.overwrite, inputs=photos.files.values()) as part:
         photos = check_photos(photos)
         model = load_model(arguments.model, arguments.device, arguments.preset, arguments.categories)
         segment_into(part, photos.files, model, arguments.threshold, arguments.batch_size, arguments.precision, say=say)

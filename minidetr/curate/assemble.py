@@ -12,12 +12,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from minidetr.curate.export import EXPORT_FINDINGS, Export, ExportImage, read_export
-from minidetr.curate.outlines import Outline, name_of, outlines_of
+from minidetr.curate.outlines import Outline, is_finite, name_of, outlines_of
 from minidetr.data.coco import measured
 from minidetr.data.foreign import READINGS
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
@@ -126,14 +127,15 @@ def assemble(
     panoptic: list[dict] = []
     detection: list[dict] = []
     ways: dict[str, int] = defaultdict(int)
-    with output_folder(Path(out), WRITTEN, overwrite) as part:
+    inputs = [path for path in (export_json, photos_dir, under) if path is not None]
+    with output_folder(Path(out), WRITTEN, overwrite, inputs) as part:
         for image in tqdm(export.images, desc="assembling", unit="image", disable=None):
             if photos:
-                target = part / "images" / image.file_name
+                target, annotations = part / "images" / image.file_name, export.annotations[image.id]
                 if skip_missing and (reason := unreadable(photos[image.id])):
                     report.findings["unreadable"].append(reason)
                     continue
-                image, way = place_photo(photos[image.id], image, target, export.path, report)
+                image, way = place_photo(photos[image.id], image, annotations, target, export.path, report)
                 ways[way] += 1
             if image.size is None:
                 raise InputError(f"{export.path}: image {image.id} has no 'height' and 'width': give the folder of the photos")
@@ -250,13 +252,25 @@ def unreadable(photo: Path) -> str:
     return ""
 
 
-def place_photo(photo: Path, image: ExportImage, target: Path, export: Path, report: Assembled) -> tuple[ExportImage, str]:
+def reaches_beyond(annotations: Sequence[dict], size: tuple[int, int]) -> bool:
+    """Whether an outline made of polygons reaches more than a pixel beyond an image of `size` (width, height)."""
+    polygons = [polygon for a in annotations if isinstance(a.get("segmentation"), list) for polygon in a["segmentation"]]
+    points = [np.reshape(p, (-1, 2)) for p in polygons if isinstance(p, list) and p and len(p) % 2 == 0 and is_finite(p)]
+    return bool(points) and bool((np.concatenate(points).max(0) > np.add(size, 1)).any())
+
+
+def place_photo(
+    photo: Path, image: ExportImage, annotations: Sequence[dict], target: Path, export: Path, report: Assembled
+) -> tuple[ExportImage, str]:
     """Put a photo to `target`, standing as it was annotated. Returns the image with its size, and how it was done."""
     stored = open_image(photo)
     is_rotated = stored.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
     shown = read_image(photo) if is_rotated else stored  # upright, as CVAT and every viewer show it
     if is_rotated and image.size == (stored.height, stored.width) != (shown.height, shown.width):
-        shown = stored  # annotated in a tool that does not know of the rotation
+        if reaches_beyond(annotations, stored.size) and not reaches_beyond(annotations, shown.size):
+            image = replace(image, size=None)  # the size was read without the rotation, but drawn was with it
+        else:
+            shown = stored  # annotated in a tool that does not know of the rotation
     size = shown.height, shown.width
     if image.size not in (None, size):
         raise InputError(
@@ -267,8 +281,9 @@ def place_photo(photo: Path, image: ExportImage, target: Path, export: Path, rep
     target.parent.mkdir(parents=True, exist_ok=True)
     if is_rotated:
         report.findings["unturned" if shown is stored else "turned"].append(image.file_name)
-        options = {"quality": 95} if stored.format == "JPEG" else {}
-        shown.convert("RGB").save(target, format=stored.format, exif=b"", **options)
+        kind = "JPEG" if stored.format == "MPO" else stored.format  # MPO: a JPEG with another photo behind it, as phones write it
+        options: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
+        shown.convert("RGB").save(target, format=kind, exif=b"", **options.get(kind or "", {}))
         return image, "saved again"
     try:
         os.link(photo.resolve(), target)

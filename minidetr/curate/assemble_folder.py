@@ -28,6 +28,8 @@ class AssembledFolder:
     def summary(self) -> str:
         """Which tool it was, then each part."""
         lines = [f"an export of {self.layout.tool}"]
+        if self.layout.left_out:
+            lines.append(f"ATTENTION: left out, without photos or PNGs of its own: {', '.join(self.layout.left_out)}")
         for name, made in self.parts.items():
             text = made.summary() if isinstance(made, Assembled) else "\n".join(made)
             lines += [*([f"{name}:"] if name else []), text]
@@ -60,12 +62,15 @@ def assemble_folder(
 
     def made_of(part: Part, place: Path, overwrite: bool) -> Assembled | list[str]:
         if part.pngs is not None:
+            if (order, stuff, under, crowds) != ("smaller", None, None, "as-crowds"):
+                options = "--order, --stuff, --under and --crowds"
+                raise InputError(f"{part.json_file} is panoptic, a segment a pixel already: leave {options} out")
             return link_panoptic(part, place, overwrite, skip_missing)
         return assemble(part.json_file, part.photos, place, order, stuff, under, overwrite, skip_missing, crowds, parents)
 
     if names == [""]:
         return AssembledFolder(layout, {"": made_of(layout.parts[0], out, overwrite)})
-    with output_folder(out, names, overwrite) as whole:  # all parts, or none
+    with output_folder(out, names, overwrite, [part.json_file for part in layout.parts]) as whole:  # all parts, or none
         return AssembledFolder(layout, {part.name: made_of(part, whole / part.name, False) for part in layout.parts})
 
 
@@ -122,7 +127,7 @@ def link_panoptic(part: Part, out: Path, overwrite: bool, skip_missing: bool) ->
         raise InputError(f"{part.json_file}: no image is left to assemble")
     images, entries, linked = [], [], True
     content = {image.get("id"): image for image in read_json(part.json_file)["images"] if isinstance(image, dict)}
-    with output_folder(out, ("panoptic.json", "panoptic", "images"), overwrite) as made:
+    with output_folder(out, ("panoptic.json", "panoptic", "images"), overwrite, (part.json_file, part.photos, part.pngs)) as made:
         for (image_id, name), png in zip(kept.items(), png_names(list(kept.values())), strict=True):
             linked &= link_or_copy(part.photos / name, made / "images" / name)
             linked &= link_or_copy(part.pngs / annotations[image_id]["file_name"], made / "panoptic" / png)

@@ -136,6 +136,7 @@ class Checker:
             self.found("photo-mode", f"{name} is {stored.mode}", name)
         if orientation in range(2, 9):
             turned = exif_case(stored, upright, size)
+            turned = "exif-unturned" if turned == "exif-unrotated" and not self.is_panoptic else turned  # assemble sees to it
             self.found(turned, f"{name} has the EXIF orientation {orientation}", name)
         if size and size not in (upright.size, stored.size):
             self.found("size", f"{name} is {size_text(upright.size)}, its annotation {size_text(size)}", name)

@@ -7,7 +7,7 @@ from minidetr.data.foreign import READINGS
 LEVELS = ("breaks training", "bends a metric", "good to know")
 BREAKS, BENDS, KNOW = range(3)
 
-MENDED_READINGS = {"no-geometry": "dropped", "same-file": "joined", "size-unsaid": ""}
+MENDED_READINGS = {"no-geometry": "dropped", "same-file": "joined", "size-unsaid": "", "fractions": ""}
 
 # kind: (level, what it is, how `--fix` mends it; empty: it would have to guess)
 KINDS: dict[str, tuple[int, str, str]] = {
@@ -40,6 +40,7 @@ KINDS: dict[str, tuple[int, str, str]] = {
     "stale-area": (BENDS, "'area' differs from the pixels", "counted again"),
     "stale-box": (BENDS, "'bbox' disagrees with the pixels by more than a pixel", "measured again"),
     "json-size": (BENDS, "'width' and 'height' in the JSON differ from the photo's and PNG's", "written again"),
+    "exif-unturned": (KNOW, "photo is turned by its EXIF orientation, its annotation is not: assemble writes it as annotated", ""),
     "exif-unclear": (BENDS, "photo is turned by its EXIF orientation, and no size tells whether its annotation is", ""),
     "duplicate-annotation": (BENDS, "annotation identical to another but for its id", "dropped"),
     "drawn-twice": (BENDS, "two annotations of one class cover the same pixels (IoU above 0.8)", ""),
@@ -51,7 +52,7 @@ KINDS: dict[str, tuple[int, str, str]] = {
     "turned-box": (KNOW, "box with a rotation in its attributes (CVAT): assemble draws it turned", ""),
     "many-crowds": (BENDS, "much consists of crowds, which are not trained on: --crowds as-objects reads them as objects", ""),
     **{
-        kind: (BENDS if kind == "no-geometry" else KNOW, text, MENDED_READINGS.get(kind, "written plainly"))
+        kind: (BENDS if kind in ("no-geometry", "fractions") else KNOW, text, MENDED_READINGS.get(kind, "written plainly"))
         for kind, text in READINGS.items()
     },
     "annotation-without-id": (KNOW, "annotation without an id", "numbered"),

@@ -129,7 +129,7 @@ def label_stuff(
     images: list[dict] = []
     annotations: list[dict] = []
     pixels = np.zeros(len(categories) + 1, np.int64)
-    with output_folder(Path(out), WRITTEN, overwrite) as part:
+    with output_folder(Path(out), WRITTEN, overwrite, found.files.values()) as part:
         found = check_photos(found)
         names = list(found.files)
         to_do = list(zip(image_ids(names), names, png_names(names), strict=True))

@@ -34,10 +34,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set as a tool wrote it; `tool` says which, for people."""
+    """A data set as a tool wrote it; `tool` says which, for people. `left_out`: what looks like more parts, but is incomplete."""
 
     tool: str
     parts: list[Part]
+    left_out: list[str]
 
 
 def layout_of(folder: str | Path) -> Layout:
@@ -49,7 +50,7 @@ def layout_of(folder: str | Path) -> Layout:
         )
     for tool, find in LAYOUTS:
         if parts := find(folder):
-            return Layout(tool, parts)
+            return Layout(tool, parts, incomplete(folder, parts))
     inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if len(inner) == 1:  # unpacked into a folder of the archive's name
         return layout_of(inner[0])
@@ -57,6 +58,17 @@ def layout_of(folder: str | Path) -> Layout:
         "annotations/instances_*.json (CVAT), train/_annotations.coco.json (Roboflow), result.json (Label Studio), panoptic.json"
     )
     raise InputError(f"{folder} is laid out as no tool's export that is known here ({looked_for}): give EXPORT.json and PHOTOS")
+
+
+def incomplete(folder: Path, parts: list[Part]) -> list[str]:
+    """Annotations of segments, and folders called like a part, that none of `parts` reads: paths below `folder`."""
+    read = {part.json_file for part in parts} | {place for part in parts for place in (part.photos, part.pngs)}
+    patterns = ("*/instances_*.json", "*/panoptic_*.json", "*_panoptic_*.json", "gtFine/*_panoptic_*.json")
+    files = [path for pattern in patterns for path in folder.glob(pattern) if path not in read]
+    read_too = {parent for path in read if path is not None for parent in path.parents}
+    places = [folder / part for part in PARTS if (folder / part).is_dir()]
+    places = [p for p in places if p not in read_too and not any(p.is_relative_to(part.photos) for part in parts)]
+    return sorted({path.relative_to(folder).as_posix() for path in [*files, *places]})
 
 
 # --- one function a layout: the parts found, [] if it is another ----------------------------------------------------------------
@@ -121,11 +133,19 @@ def cvat(folder: Path) -> list[Part]:
     files = sorted((folder / "annotations").glob("instances_*.json"))
     for json_file in files:
         subset = json_file.stem.removeprefix("instances_")
-        photos = folder / "images" / subset if (folder / "images" / subset).is_dir() else folder / "images"
-        photos = folder / subset if not photos.is_dir() and (folder / subset).is_dir() else photos  # COCO's own
-        if photos.is_dir():
+        own = folder / "images" / subset
+        photos = own if own.is_dir() else folder / "images"
+        others = any((folder / "images" / other.stem.removeprefix("instances_")).is_dir() for other in files)
+        if photos.is_dir() and (photos == own or not others):  # the photos of another subset are not those of this one
             found.append(Part(part_of(subset) if len(files) > 1 else "", json_file, photos))
     return found
+
+
+def coco(folder: Path) -> list[Part]:
+    """COCO's own: annotations/instances_val2017.json and val2017/."""
+    files = sorted((folder / "annotations").glob("instances_*.json"))
+    photos = {path: folder / path.stem.removeprefix("instances_") for path in files}
+    return [Part(part_of(place.name), path, place) for path, place in photos.items() if place.is_dir()]
 
 
 def label_studio(folder: Path) -> list[Part]:
@@ -165,6 +185,7 @@ LAYOUTS: list[tuple[str, Callable[[Path], list[Part]]]] = [
     ("COCO panoptic", coco_panoptic),
     ("Roboflow", roboflow),
     ("CVAT", cvat),
+    ("COCO", coco),
     ("Label Studio", label_studio),
     ("one COCO file", one_json),
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from minidetr.data.foreign import number_of
 from minidetr.errors import InputError
 from minidetr.panoptic import Category
 
@@ -49,7 +50,7 @@ def outlines_of(
         is_crowd = category.is_thing and bool(annotation.get("iscrowd", 0))  # stuff is not counted, so it is never a crowd
         segmentation = annotation.get("segmentation")
         if isinstance(segmentation, dict):
-            window, mask = (slice(0, size[0]), slice(0, size[1])), mask_of_counts(segmentation, size, where)
+            window, mask = cropped(mask_of_counts(segmentation, size, where))
         else:
             if not segmentation or "bbox" in annotation and too_thin(segmentation):
                 segmentation = [rectangle_of(annotation, where)]
@@ -143,6 +144,15 @@ def mask_of_counts(segmentation: dict, size: tuple[int, int], where: str) -> np.
     return np.ascontiguousarray(np.repeat(values, counts).reshape(width, height).T)
 
 
+def cropped(mask: np.ndarray) -> tuple[Window, np.ndarray]:
+    """A mask H x W -> the window around its pixels and a copy of what is in it, so that many small ones fit into memory."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return (slice(0, 0), slice(0, 0)), mask[:0, :0]
+    window = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    return window, mask[window].copy()
+
+
 def counts_of_text(text: str) -> list[int] | None:
     """pycocotools' compressed counts -> counts, or None. (Five bits a character; from the third count on, differences.)"""
     counts: list[int] = []
@@ -181,6 +191,7 @@ def rotation_of(annotation: dict) -> float:
     """Degrees, clockwise, by which the box of an annotation is turned; 0 where nothing says so."""
     attributes = annotation.get("attributes")
     rotation: Any = attributes.get("rotation") if isinstance(attributes, dict) else None
+    rotation = number_of(rotation)
     return float(rotation) % 360 if type(rotation) in (int, float) and np.isfinite(rotation) else 0.0
 
 
@@ -193,9 +204,14 @@ def too_thin(segmentation: Any) -> bool:
 def points_of(polygon: Any, place: str) -> np.ndarray:
     """[x0, y0, x1, y1, ...] -> P x 2 floats."""
     numbers: list = polygon if isinstance(polygon, list) else [None]
-    if not all(type(value) in (int, float) for value in numbers) or len(numbers) % 2 or not np.isfinite(numbers).all():
+    if not is_finite(numbers) or len(numbers) % 2:
         raise InputError(f"{place} must be a list of x, y, x, y, ...: an even number of finite numbers")
     return np.array(numbers, np.float64).reshape(-1, 2)
+
+
+def is_finite(numbers: list) -> bool:
+    """Whether all are finite numbers."""
+    return all(type(value) in (int, float) for value in numbers) and bool(np.isfinite(numbers).all())
 
 
 def signed_area(points: np.ndarray) -> float:

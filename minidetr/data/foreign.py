@@ -29,6 +29,8 @@ READINGS = {
     "name-found": "file name with a folder, a drive, backslashes or escapes of elsewhere: the one file that fits is taken",
     "size-unsaid": "'width' and 'height' are missing, 0 or no numbers: the photo tells them",
     "outline-shape": "outline in another shape than COCO's (flat list, pairs, whole floats, run lengths in a list): read as meant",
+    "fractions": "outline or box within the first pixel, in fractions: drawn there, for COCO counts pixels, not shares of the size",
+    "ignored": "annotation with 'ignore' 1: read as a crowd, neither trained on nor counted",
     "no-geometry": "annotation with neither outline nor box: left out",
     "same-file": "two entries of 'images' for one file: one image, with the annotations of both",
 }
@@ -163,11 +165,17 @@ def _is_number(value: Any) -> bool:
 
 def _are_points(parts: list) -> bool:
     """Whether a list holds three or more pairs of numbers: a polygon of one point means nothing, so pairs are points."""
-    return len(parts) >= 3 and all(isinstance(p, list) and len(p) == 2 and _is_number(p[0]) and _is_number(p[1]) for p in parts)
+    return len(parts) >= 3 and all(len(p) == 2 and _is_number(p[0]) and _is_number(p[1]) for p in map(_point, parts))
+
+
+def _point(part: Any) -> list:
+    """A point [x, y], also in a list of its own as OpenCV's contours have it; [] for anything else."""
+    part = part[0] if isinstance(part, list) and len(part) == 1 else part
+    return part if isinstance(part, list) else []
 
 
 def _flat(points: list) -> list:
-    return [value for point in points for value in point]
+    return [value for point in points for value in _point(point)]
 
 
 def _has_floats(value: dict) -> bool:
@@ -252,6 +260,13 @@ def _outline(entry: dict, where: str, remarks: Remarks) -> None:
             remarks["outline-shape"].append(("", f"{where} (annotation {entry.get('id', 'without id')})"))
     if entry.get("bbox") in ([], None, {}, ""):
         entry.pop("bbox", None)
+    polygons = entry.get("segmentation") or [entry.get("bbox")]
+    numbers = [v for p in polygons if isinstance(p, list) for v in p] if isinstance(polygons, list) else []
+    if numbers and all(_is_number(v) and 0 <= v <= 1 for v in numbers) and any(v not in (0, 1) for v in numbers):
+        remarks["fractions"].append(("", f"{where} (annotation {entry.get('id', 'without id')})"))
+    if flag_of(entry.get("ignore")) == 1 and not entry.get("iscrowd"):
+        entry["iscrowd"] = 1
+        remarks["ignored"].append(("", f"{where} (annotation {entry.get('id', 'without id')})"))
 
 
 def _join_same_files(content: dict, remarks: Remarks) -> None:

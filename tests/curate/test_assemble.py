@@ -141,7 +141,9 @@ def test_polygons_and_run_lengths_are_drawn_as_pycocotools_draws_them(seed):
         rle = annotation(1, CONE) | {"segmentation": {"size": [height, width], "counts": counts}}
         outlines = outlines_of([rle], CATEGORIES, (height, width))
         if expected.any():
-            np.testing.assert_array_equal(outlines[0].mask, expected)
+            drawn = np.zeros((height, width), bool)
+            drawn[outlines[0].window] = outlines[0].mask
+            np.testing.assert_array_equal(drawn, expected)
         assert len(outlines) == expected.any()
 
 
@@ -310,6 +312,38 @@ def test_rotated_photos_are_saved_as_they_were_annotated(export, tmp_path, annot
     plain = Image.open(tmp_path / "out" / "images" / "b" / "c.jpg")
     assert plain.size == image.size and not plain.getexif().get(0x0112)  # every reader sees it so
     assert report.findings["turned" if annotated_upright else "unturned"] == ["b/c.jpg"]
+
+
+def test_outlines_beyond_a_size_read_without_the_rotation_are_those_of_the_upright_photo(export, tmp_path):
+    """Sizes by Pillow, which ignores EXIF, outlines by a viewer that does not (6 x 10 upright)."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (10, 6)).save(tmp_path / "photos" / "b" / "c.jpg", exif=exif)
+    edit(export, lambda content: content["images"][1].update(width=10, height=6))
+    drawn = annotation(9, CONE, [1, 7, 5, 7, 5, 10, 1, 10]) | {"image_id": 2}
+    edit(export, lambda content: content.update(annotations=[drawn]))
+    report = assemble(export, tmp_path / "photos", tmp_path / "out")
+    image, ids, entries = CocoPanoptic.from_folder(tmp_path / "out").read(1)
+    assert image.size == (6, 10) and ids.shape == (10, 6) and [entry["area"] for entry in entries] == [12]
+    assert report.findings["turned"] == ["b/c.jpg"] and not report.findings["unturned"]
+
+
+def test_a_turned_photo_loses_little_whatever_its_format(export, tmp_path):
+    """Phones write MPO under .jpg: a JPEG with another one behind it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
+    noise.save(tmp_path / "photos" / "b" / "c.jpg", "MPO", quality=95, save_all=True, append_images=[noise], exif=exif)
+    noise.save(tmp_path / "photos" / "a.jpg", "WEBP", lossless=True, exif=exif)
+    names = ("a.jpg", "b/c.jpg")
+    edit(export, lambda content: [image.update(width=64, height=96) for image in content["images"]])
+    edit(export, lambda content: [image.update(file_name=name) for image, name in zip(content["images"], names, strict=True)])
+    assemble(export, tmp_path / "photos", tmp_path / "out")
+    upright = np.asarray(noise.transpose(Image.Transpose.ROTATE_270)).astype(int)
+    assert (np.asarray(Image.open(tmp_path / "out/images/a.jpg").convert("RGB")) == upright).all()
+    again = Image.open(tmp_path / "out/images/b/c.jpg")
+    assert again.format == "JPEG" and again.size == (64, 96)
+    assert again.quantization[0][0] <= 2  # quality 95, and not Pillow's 75, where it is 8
     assert Image.open(tmp_path / "photos" / "b" / "c.jpg").size == (10, 6)  # the original is untouched
 
 
@@ -473,6 +507,17 @@ def below(tmp_path) -> Path:
     }
     (folder / "panoptic.json").write_text(json.dumps(content))
     return folder
+
+
+def test_many_small_masks_take_little_memory():
+    height, width = 600, 800
+    mask = np.zeros((height, width), np.uint8, order="F")
+    mask[100:110, 200:230] = 1
+    runs = {"size": [height, width], "counts": coco_mask.encode(mask)["counts"].decode()}
+    outlines = outlines_of([annotation(i, CONE) | {"segmentation": runs} for i in range(50)], CATEGORIES, (height, width))
+    assert (
+        sum(outline.mask.base.nbytes if outline.mask.base is not None else outline.mask.nbytes for outline in outlines) == 50 * 300
+    )
 
 
 def test_predicted_stuff_lies_under_and_its_new_classes_are_added(export, below, tmp_path):

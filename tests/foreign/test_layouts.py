@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from PIL import Image
 
 from minidetr.commands.main import main
+from minidetr.curate.assemble import assemble
 from minidetr.curate.assemble_folder import assemble_folder
 from minidetr.curate.check import check
 from minidetr.curate.findings import BREAKS
 from minidetr.curate.fix import fix
+from minidetr.curate.layouts import layout_of
 from minidetr.data.coco import CocoPanoptic
 from minidetr.errors import InputError
 from minidetr.panoptic import encode_ids
@@ -243,3 +246,56 @@ def test_check_asks_to_assemble_panoptic_data_of_elsewhere(tmp_path: Path) -> No
     photo(tmp_path / "in/val2017/1.jpg")
     with pytest.raises(InputError, match=r"COCO panoptic's: `minidetr data assemble .* OUT` first"):
         check(tmp_path / "in")
+
+
+def test_parts_that_are_incomplete_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """COCO with the photos of one part only, and with panoptic PNGs that were not unpacked."""
+    for year in ("train2017", "val2017"):
+        detection(tmp_path / "in/annotations" / f"instances_{year}.json", ["1.jpg"])
+    panoptic(tmp_path / "in/annotations/panoptic_val2017.json", tmp_path / "elsewhere", [(1, "1.jpg", "1.png")])
+    photo(tmp_path / "in/val2017/1.jpg")
+    assert main(["data", "assemble", str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "an export of COCO" in told
+    assert "ATTENTION: left out" in told and "instances_train2017.json, annotations/panoptic_val2017.json" in told
+
+
+def test_a_part_without_its_json_is_told(tmp_path: Path) -> None:
+    photo(tmp_path / "in/train/a.jpg")
+    photo(tmp_path / "in/valid/b.jpg")
+    detection(tmp_path / "in/train/_annotations.coco.json", ["a.jpg"])
+    assert layout_of(tmp_path / "in").left_out == ["valid"]
+
+
+def test_the_photos_of_another_subset_are_not_taken(tmp_path: Path) -> None:
+    cvat_without_folders(tmp_path / "in")
+    shutil.rmtree(tmp_path / "in/images/Train")
+    layout = layout_of(tmp_path / "in")
+    assert [part.name for part in layout.parts] == ["val"]
+    assert layout.left_out == ["annotations/instances_Train.json"]
+
+
+@pytest.mark.parametrize("option", [{"stuff": ["road"]}, {"under": "gone"}, {"order": "larger"}, {"crowds": "as-objects"}])
+def test_options_for_outlines_are_refused_for_panoptic_data(tmp_path: Path, option: dict) -> None:
+    panoptic(tmp_path / "in/annotations/panoptic_val2017.json", tmp_path / "in/panoptic_val2017", [(1, "1.jpg", "1.png")])
+    photo(tmp_path / "in/val2017/1.jpg")
+    with pytest.raises(InputError, match=r"panoptic_val2017\.json is panoptic.*leave --order, --stuff"):
+        assemble_folder(tmp_path / "in", tmp_path / "out", **option)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_read_is_never_overwritten(tmp_path: Path, overwrite: bool) -> None:
+    """The result may be written over an earlier one, but not over the photos or the JSON that it is made of."""
+    cvat(tmp_path / "site")
+    photo(tmp_path / "site/images/unlisted.jpg")
+    shutil.move(tmp_path / "site/annotations/instances_default.json", tmp_path / "site.json")
+    (tmp_path / "site/annotations").rmdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"images lies in .*site, which would be replaced"):
+        assemble(tmp_path / "site.json", tmp_path / "site/images", tmp_path / "site", overwrite=overwrite)
+    panoptic(tmp_path / "own/train/panoptic.json", tmp_path / "own/train/panoptic", [(1, "1.jpg", "1.png")])
+    photo(tmp_path / "own/train/images/1.jpg")
+    with pytest.raises(InputError, match=r"lies in .*own, which would be replaced"):
+        assemble_folder(tmp_path / "own", tmp_path / "own", overwrite=overwrite)
+    assert [path for path in sorted(tmp_path.rglob("*")) if not path.is_relative_to(tmp_path / "own")] == before
+    assert (tmp_path / "own/train/images/1.jpg").is_file()
