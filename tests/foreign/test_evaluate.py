@@ -410,6 +410,24 @@ ROWS: list[tuple[str, str, list, float | tuple[float, str] | str]] = [
     ("ids-from-0", "tf-faster-rcnn#128", [classes("pred", {0: "sky", 1: "worker", 2: "crane"}, {1: 0, 2: 1, 3: 2})], 1.0),
     ("another-case-of-names", "made up like Roboflow", [classes("pred", {1: "Sky", 2: " WORKER", 3: "Crane "})], 1.0),
     (
+        "case-alone-tells-classes",
+        "made up like labels typed by two people",
+        [classes("truth", {1: "sky", 2: "Car", 3: "car"}), classes("pred", {1: "sky", 2: "car", 3: "Car"}, {2: 3, 3: 2})],
+        1.0,
+    ),
+    (
+        "case-tells-all-but-one",
+        "made up like labels typed by two people",
+        [classes("truth", {1: "sky", 2: "Car", 3: "car"}), classes("pred", {1: "sky", 2: "car", 3: "CAR"}, {2: 3, 3: 2})],
+        1.0,
+    ),
+    (
+        "case-tells-no-class",
+        "made up like labels typed by two people",
+        [classes("truth", {1: "sky", 2: "Car", 3: "car"}), classes("pred", {1: "sky", 2: "CAR", 3: "cAR"})],
+        r"category_id 2, which .*pred\.json names 'CAR', but several classes have that name, case aside",
+    ),
+    (
         "a-class-renamed",
         "cvat#7938",
         [classes("pred", {1: "sky", 2: "pedestrian", 3: "crane"})],
@@ -751,6 +769,13 @@ def test_training_and_validation_must_mean_the_same(tmp_path: Path, changes: lis
         return
     with pytest.raises(InputError, match=sentence):
         open_data(options)
+
+
+def test_training_and_validation_may_not_swap_classes_that_case_tells(tmp_path: Path) -> None:
+    for part, names in (("train", {1: "sky", 2: "Car", 3: "car"}), ("val", {1: "sky", 2: "car", 3: "Car"})):
+        data_set(tmp_path / part, [classes("truth", names)])
+    with pytest.raises(InputError, match=r"category 2 is 'Car' in .*train.* but 'car' in .*val"):
+        open_data(TrainOptions(data=str(tmp_path)).filled())
 
 
 # --- the README's own chain: split, predict, evaluate
