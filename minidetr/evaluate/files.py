@@ -150,7 +150,7 @@ def compare(
     counts = ImageCounts(len(pairs), predicted, len(prediction.labels) - predicted)
 
     notes = []
-    if 2 * predicted < len(pairs):
+    if predicted < len(pairs):
         notes.append(
             f"images of {gt_json} with a prediction in {pred_json}: {predicted} of {len(pairs)}; the others count as missed"
         )

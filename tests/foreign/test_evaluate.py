@@ -269,6 +269,7 @@ ROWS: list[tuple[str, str, list, float | tuple[float, str] | str]] = [
     ("ids-as-text", "yolov9#466", [numbered("pred", "1", "2", "3"), without("pred", "images")], 1.0),
     ("ids-as-text-with-zeros", "yolov9#466", [numbered("pred", "000001", "000002", "000003"), without("pred", "images")], 1.0),
     ("ids-as-floats", "made up like a table saved by pandas", [numbered("pred", 1.0, 2.0, 3.0), without("pred", "images")], 1.0),
+    ("ids-of-both-kinds", "made up like a merge of two exports", [numbered(side, 1, "xx", 3) for side in ("truth", "pred")], 1.0),
     (
         "ids-as-broken-floats",
         "made up like a table saved by pandas",
@@ -380,6 +381,12 @@ ROWS: list[tuple[str, str, list, float | tuple[float, str] | str]] = [
         "yolov9#466",
         [only("pred", 1)],
         (0.5, r"images of .*truth\.json with a prediction in .*pred\.json: 1 of 3; the others count as missed"),
+    ),
+    (
+        "one-not-predicted",
+        "made up like a prediction that was cut off",
+        [only("pred", 2)],
+        (0.8, r"images of .*truth\.json with a prediction in .*pred\.json: 2 of 3; the others count as missed"),
     ),
     (
         "more-predicted",
