@@ -172,13 +172,30 @@ def without(*parts: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
             lambda state: state | {"detr.input_proj.weight": torch.zeros(256, 512, 1, 1)},
             "another shape for backbone.projection.weight",
         ),
+        (lambda state: state | {"detr.class_embed.bias": torch.zeros(251, dtype=torch.int8)}, "hold int8 for heads.classes.bias,"),
+        (lambda state: state | {"detr.class_embed.bias": torch.full((251,), torch.nan)}, "heads.classes.bias holds .* NaN or inf"),
+        (
+            lambda state: state | {"detr.class_embed.bias": torch.tensor([torch.inf] * 251).half()},
+            "heads.classes.bias holds .* NaN",
+        ),
     ],
-    ids=["a key missing", "many missing", "no classes", "no queries", "a key too many", "another shape"],
+    ids=[
+        *("a key missing", "many missing", "no classes", "no queries", "a key too many", "another shape"),
+        *("quantised", "not a number", "infinite"),
+    ],
 )
 def test_weights_of_another_model(small: dict[str, Tensor], tmp_path: Path, change: Callable, sentence: str) -> None:
     path = written(tmp_path / "other.pth", change(small))
     with pytest.raises(InputError, match=rf"other\.pth.*{sentence}"):
         load(path, preset=NAME)
+
+
+def test_own_weights_of_a_run_that_diverged(trained: PanopticDETR, tmp_path: Path) -> None:
+    with torch.no_grad():
+        trained.decoder.query_embedding.weight[0, 0] = torch.nan
+    save(trained, tmp_path / "last.safetensors")
+    with pytest.raises(InputError, match=r"last\.safetensors: decoder\.query_embedding\.weight holds values that are NaN"):
+        load(tmp_path)
 
 
 def test_r101_weights_for_r50(small: dict[str, Tensor], tmp_path: Path) -> None:
