@@ -270,6 +270,22 @@ def test_damaged_description(tmp_path: Path, about: str) -> None:
         load(path)
 
 
+@pytest.mark.parametrize(
+    ("categories", "sentence"),
+    [
+        ([{"id": 2, "name": 5, "isthing": 1}], r"categories\[0\]: the field 'name' must be a text"),
+        ([{"id": 2, "name": "sky", "isthing": 0}] * 2, "two 'categories' have the same id"),
+        ([{"id": 99, "name": "sky", "isthing": 0}], r"must lie in 0\.\.8"),
+        ([], "'categories' is empty"),
+    ],
+)
+def test_damaged_categories(trained: PanopticDETR, tmp_path: Path, categories: list, sentence: str) -> None:
+    path = tmp_path / "mine.safetensors"
+    save(trained, path, notes={"categories": categories})
+    with pytest.raises(InputError, match=rf"mine\.safetensors: its description is damaged \(.*{sentence}.*\): save"):
+        load(path)
+
+
 def test_foreign_safetensors(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match=r"model\.safetensors.*config\.json"):
