@@ -407,6 +407,25 @@ ROWS = [
         theirs(id2label={"3": "kind 3"}),
         Loads(["class 0", "class 1", "class 2", "kind 3", "class 4"], None),
     ),
+    Row(
+        "labels counted from 1",
+        "made up like a COCO file's category ids",
+        theirs(id2label={i + 1: f"kind {i}" for i in range(5)}),
+        r"config\.json: the field 'id2label' names 5 but not 0, and the model's classes are 0\.\.4",
+    ),
+    Row(
+        "labels counted from 1, and what they mean",
+        "made up like a COCO file's category ids",
+        theirs(id2label={i + 1: f"kind {i}" for i in range(5)}),
+        Loads(["class 0", "crane", "class 2", "sky", "class 4"], None),
+        {"categories": json_of(CRANE, SKY)},
+    ),
+    Row(
+        "a label twice",
+        "made up",
+        theirs(id2label={i: f"kind {min(i, 3)}" for i in range(5)}),
+        Loads([*KINDS[:4], "kind 3"], None, "'id2label' names 2 classes 'kind 3'"),
+    ),
     Row("labels that are none", "made up", theirs(id2label={"0": ["a"]}), r"config\.json: the field 'id2label'.*no text"),
     Row("labels by name", "made up", theirs(id2label={"crane": "0"}), r"config\.json: the field 'id2label'.*'crane'"),
     Row(
