@@ -358,6 +358,8 @@ ROWS = [
     Row("tutorials' dictionary", "made up like PyTorch's tutorials", pth(under("model_state_dict", "module.")), Loads(FOUR)),
     Row("average alone", "made up like nayeemrizve/OpenLDN#5", pth(under("model_ema")), Loads(FOUR)),
     Row("average in a module", "made up like RT-DETR's", pth(lambda: {"ema": {"module": official(), "updates": 3}}), Loads(FOUR)),
+    Row("average of torch.optim.swa_utils", "made up like AveragedModel", pth(lambda: averaged("")), Loads(FOUR)),
+    Row("the same in Lightning", "made up like AveragedModel", pth(lambda: {"state_dict": averaged("model.")}), Loads(FOUR)),
     Row("model beside its average", "made up", pth(lambda: {"model": official(), "model_ema": zeros()}), Loads(FOUR)),
     Row("two averages", "made up", pth(lambda: {"ema": official(), "model_ema": zeros()}), "holds no state dict.*alone"),
     Row("two models in one", "made up", twice, r"holds .* twice, as model\..* and ema_model\.module\..*keep one"),
@@ -543,6 +545,11 @@ def counters() -> State:
 
 def zeros() -> State:
     return {k: torch.zeros_like(v) for k, v in official().items()}
+
+
+def averaged(prefix: str) -> State:
+    counted = {prefix + "n_averaged": torch.tensor(3)}
+    return counted | {f"{prefix}module.{k}": v for k, v in official().items()}
 
 
 def with_loss() -> State:
