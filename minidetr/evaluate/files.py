@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minidetr.data.foreign import flag_of
 from minidetr.data.names import Finder
 from minidetr.data.pngs import misread, read_ids, void_ids
 from minidetr.errors import InputError
@@ -94,12 +95,13 @@ def _segments(entries: list, classes: Classes, void: set[int], where: str) -> tu
             continue
         place = f"segment {segment_id} in {where}"
         category_id = classes.truth_id(whole_number(entry, "category_id", place), place)
-        if entry.get("iscrowd") not in (None, 0, 1):
+        crowd = flag_of(entry.get("iscrowd"))
+        if crowd not in (None, 0, 1):
             raise InputError(f"{place} has the 'iscrowd' {entry['iscrowd']!r}, but it must be 0 or 1")
         if category_id is None:
             left_out.add(segment_id)
         else:
-            segments.append(entry | {"id": segment_id, "category_id": category_id, "iscrowd": int(entry.get("iscrowd") or 0)})
+            segments.append(entry | {"id": segment_id, "category_id": category_id, "iscrowd": int(crowd or 0)})
     return segments, left_out
 
 
@@ -200,7 +202,7 @@ def _other_kinds(
     other = [
         str(entry.get("name", entry["id"]))
         for entry in entries
-        if entry.get("isthing") in (0, 1) and is_thing.get(pairs.get(whole(entry["id"])), entry["isthing"]) != entry["isthing"]
+        if (said := flag_of(entry.get("isthing"))) in (0, 1) and is_thing.get(pairs.get(whole(entry["id"])), said) != said
     ]
     if not other:
         return []
@@ -274,9 +276,10 @@ def read_categories(content: dict, path: str | Path) -> list[Category]:
     """The categories of a panoptic JSON file."""
     categories = []
     for (category_id, name), entry in zip(class_names(content, path).items(), content["categories"], strict=True):
-        is_thing = entry.get("isthing")
+        is_thing = flag_of(entry.get("isthing"))
         if is_thing not in (0, 1):
-            raise InputError(f"category {category_id} of {path} has no field 'isthing' that is 1 (things) or 0 (stuff); add it")
+            said = f"the 'isthing' {entry['isthing']!r}" if "isthing" in entry else "no field 'isthing'"
+            raise InputError(f"category {category_id} of {path} has {said}, but it must be 1 (things) or 0 (stuff)")
         categories.append(Category(category_id, name or str(category_id), is_thing == 1))
     return categories
 

@@ -495,6 +495,19 @@ ROWS: list[tuple[str, str, list, float | tuple[float, str] | str]] = [
     ),
     ("isthing-as-truth-value", "made up like JSON of Python", [set_field("truth", "categories.1.isthing", True)], 1.0),
     (
+        "isthing-as-text",
+        "made up like a CSV turned into JSON",
+        [set_field("truth", "categories.1.isthing", "1"), set_field("truth", "categories.0.isthing", "false")],
+        1.0,
+    ),
+    (
+        "isthing-of-another-kind",
+        "made up like a CSV turned into JSON",
+        [set_field("truth", "categories.1.isthing", "thing")],
+        r"category 2 of .*truth\.json has the 'isthing' 'thing', but it must be 1",
+    ),
+    ("no-crowd-as-text", "made up like JSON of Python", [set_field("pred", "annotations.0.segments_info.0.iscrowd", "False")], 1.0),
+    (
         "a-crowd-as-text",
         "made up like a CSV turned into JSON",
         [set_field("truth", "annotations.0.segments_info.0.iscrowd", "yes")],
@@ -682,6 +695,19 @@ def test_the_command_counts_images_and_takes_void(files: Files, capsys: pytest.C
     for void in ([256**3], [-1], ["255"], 255, [True]):
         with pytest.raises(InputError, match=r"void .* takes ids of a panoptic PNG"):
             panoptic_quality(*paths, void=void)
+
+
+def test_the_score_is_said_before_the_photo_that_is_missing(files: Files, capsys: pytest.CaptureFixture) -> None:
+    renamed("truth", *(f"val2017/{n}.jpg" for n in "abc"))(files)
+    paths, photos = files.write(), files.folder / "photos"
+    photos.mkdir()
+    assert run("evaluate", *paths, "--worst", files.folder / "worst", "--photos", photos) == 2
+    out, err = capsys.readouterr()
+    assert re.search(r"All +100\.0", out) and "a.jpg is missing, but" in err
+    for name in "abc":
+        Image.new("RGB", (WIDTH, HEIGHT)).save(photos / f"{name}.jpg")
+    assert run("evaluate", *paths, "--worst", files.folder / "worst", "--photos", photos) == 0
+    assert (files.folder / "worst" / "index.html").is_file()
 
 
 # --- PNGs alone
