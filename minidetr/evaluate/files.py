@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -163,6 +164,7 @@ def compare(
     if classes.unknown:
         names, count = _some(classes.unknown), classes.unknown.total()
         notes.append(f"segments in {pred_json} of classes that {gt_json} lacks ({names}), which count as unlabelled: {count}")
+    notes += [*_shared_pngs(truth), *_shared_pngs(prediction), *_names_against_ids(truth, prediction, pairs)]
     if predicted_names is not None:
         notes += _other_kinds(categories, classes, predicted_content["categories"], gt_json, pred_json)
     entries = [entry | {"id": category.id} for entry, category in zip(truth_content["categories"], categories, strict=True)]
@@ -191,6 +193,33 @@ def pair_images(truth: PanopticFile, prediction: PanopticFile) -> list[tuple[Lab
             "image's 'file_name' agrees; predict the images of that ground truth"
         )
     return [(labels, prediction.labels[pairs[i]] if i in pairs else None) for i, labels in truth.labels.items()]
+
+
+def _shared_pngs(file: PanopticFile) -> list[str]:
+    """A note if several annotations name one PNG."""
+    count = Counter(labels.png_name for labels in file.labels.values())
+    shared = [name for name in count if count[name] > 1]
+    return [f"PNGs that several annotations of {file.path} name, where each should have its own: {_some(shared)}"] if shared else []
+
+
+def _names_against_ids(truth: PanopticFile, prediction: PanopticFile, pairs: list[tuple[Labels, Labels | None]]) -> list[str]:
+    """A note if images were paired by ids, for want of 'images', but the names that are there would pair them otherwise."""
+    if truth.has_names and prediction.has_names:
+        return []
+    names, predicted = ({i: labels.photo or labels.png_name for i, labels in f.labels.items()} for f in (truth, prediction))
+    try:
+        by_name = pair_names(names, predicted, truth.path, prediction.path)
+    except InputError:  # names that tell nothing contradict nothing
+        return []
+    other = [(gt.image_id, p.image_id) for gt, p in pairs if p and by_name.get(gt.image_id, p.image_id) != p.image_id]
+    if not other:
+        return []
+    (one, its), lacking = other[0], prediction if truth.has_names else truth
+    return [
+        f"images paired by 'image_id', since {lacking.path} names none in 'images', that names would pair otherwise: {len(other)}, "
+        f"such as {one}, '{names[one]}' in {truth.path} but '{predicted[its]}' in {prediction.path}; if the names are right, add "
+        "'images' with 'file_name'"
+    ]
 
 
 def _other_kinds(

@@ -265,6 +265,18 @@ ROWS: list[tuple[str, str, list, float | tuple[float, str] | str]] = [
     ("ids-do-not-follow-names", "coco-annotator#212", [numbered("truth", 42, 7, 19), numbered("pred", 7, 19, 42)], 1.0),
     ("another-order-of-entries", "made up like a prediction of several processes", [backwards], 1.0),
     ("prediction-names-no-image", "made up like panopticapi's predictions", [without("pred", "images")], 1.0),
+    (
+        "names-of-pngs-against-ids",
+        "made up like a prediction numbered anew",
+        [numbered("pred", 2, 1, 3), without("pred", "images")],
+        (1 / 3, r"paired by 'image_id', since .*pred\.json names none .*: 2, such as 1, 'a\.jpg' in .* but 'b\.png' in"),
+    ),
+    (
+        "one-png-for-two-images",
+        "made up like a file edited by hand",
+        [set_field("pred", "annotations.1.file_name", "a.png"), set_field("pred", "annotations.0.file_name", "a.png")],
+        (2 / 3, r"PNGs that several annotations of .*pred\.json name, .*: 'a\.png'"),
+    ),
     ("truth-names-no-image", "made up like a truth of annotations alone", [without("truth", "images")], 1.0),
     ("ids-as-text", "yolov9#466", [numbered("pred", "1", "2", "3"), without("pred", "images")], 1.0),
     ("ids-as-text-with-zeros", "yolov9#466", [numbered("pred", "000001", "000002", "000003"), without("pred", "images")], 1.0),
