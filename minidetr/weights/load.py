@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import warnings
 from dataclasses import asdict
@@ -55,6 +56,8 @@ def load(
     are without. For training: `otherwise` is the preset of a file that says none, and with `headless` a file whose class head is
     cut off gives a model with a random one and no categories. Raises InputError.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise InputError(f"name_or_path must be a model's name or a path, but is {name_or_path!r}")
     name = str(name_or_path)
     if name in PUBLISHED:
         return load_file(download(name), name, categories, name)

@@ -87,9 +87,14 @@ def test_published_names_of_every_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"), [("detr-r5", "no model or file 'detr-r5'.*detr-r50-panoptic"), ("no/such.pth", "no/such.pth")]
+    ("name", "sentence"),
+    [
+        ("detr-r5", "no model or file 'detr-r5'.*detr-r50-panoptic"),
+        ("no/such.pth", "no/such.pth"),
+        (None, "^name_or_path must be .* but is None$"),
+    ],
 )
-def test_unknown_name(name: str, sentence: str) -> None:
+def test_unknown_name(name: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         load(name)
 
