@@ -45,17 +45,18 @@ def run_evaluate(arguments: Arguments) -> None:
     quality = panoptic_quality(*truth, *predicted, jobs=arguments.jobs, progress=sys.stderr.isatty(), void=void)
     for note in quality.notes:
         print(f"note: {note}", file=sys.stderr)
-    if arguments.worst is not None:
-        from minidetr.evaluate.worst import worst_images
-
-        worst_images(*truth, *predicted, arguments.photos, arguments.worst, void=void)
     files = (arguments.truth_json, arguments.predicted_json, arguments.truth_dir, arguments.predicted_dir)
     boxes = segment_box_average_precision(*files, void) if arguments.boxes else {}
     measured = {name: None if isnan(value) else value for name, value in boxes.items()}
     if arguments.json:
         print(json.dumps(quality.to_json() | ({"boxes": measured} if boxes else {}), indent=2))
-        return
-    print(quality.table(per_class=arguments.per_class))
-    if boxes:
-        rows = (f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in measured.items())
-        print("\nboxes: " + ", ".join(rows))
+    else:
+        print(quality.table(per_class=arguments.per_class))
+        if boxes:
+            rows = (f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in measured.items())
+            print("\nboxes: " + ", ".join(rows))
+    sys.stdout.flush()  # what is counted is said, also where a photo for the page is missing
+    if arguments.worst is not None:
+        from minidetr.evaluate.worst import worst_images
+
+        worst_images(*truth, *predicted, arguments.photos, arguments.worst, void=void)

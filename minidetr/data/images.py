@@ -49,11 +49,13 @@ def read_image(source: str | Path | BinaryIO | Image.Image | np.ndarray) -> Imag
     else:
         image, name = open_image(source), _name_of(source)
     try:
+        image.load()
         return _to_rgb(_upright(image))
     except InputError as error:
         raise InputError(f"{name} {error}") from None
     except Exception as error:  # a lazily decoded image given by the caller may be broken too
-        raise InputError(f"{name} cannot be converted to RGB ({error}): save it as an ordinary JPEG or PNG") from error
+        advice = "give it before it is closed" if "closed" in str(error) else "save it as an ordinary JPEG or PNG"
+        raise InputError(f"{name} cannot be converted to RGB ({error}): {advice}") from error
 
 
 def open_image(source: str | Path | BinaryIO) -> Image.Image:

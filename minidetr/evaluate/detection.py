@@ -40,7 +40,12 @@ def _average_precision(content: dict, name: str, predictions: Sequence[dict], pl
     category_ids = {require(category, "id", Integral, f"a category of {name}") for category in categories}
     boxes, evaluated, known = _truth_boxes(content, category_ids, name)
     detections = _detections(predictions, known, category_ids, name, places)
-    images = [{"id": image_id} for image_id in evaluated]
+    # pycocotools sorts ids, but a number and a text have no order: it gets numbers of ours.
+    ordered = sorted(known, key=lambda image_id: (isinstance(image_id, str), image_id))
+    numbers = {image_id: number for number, image_id in enumerate(ordered, start=1)}
+    for annotation in (*boxes, *detections):
+        annotation["image_id"] = numbers[annotation["image_id"]]
+    images = [{"id": numbers[image_id]} for image_id in evaluated]
 
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
         indexes = []

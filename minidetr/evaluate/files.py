@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minidetr.data.foreign import flag_of
 from minidetr.data.names import Finder
 from minidetr.data.pngs import misread, read_ids, void_ids
 from minidetr.errors import InputError
@@ -96,12 +98,13 @@ def _segments(entries: list, classes: Classes, void: set[int], where: str) -> tu
             continue
         place = f"segment {segment_id} in {where}"
         category_id = classes.truth_id(whole_number(entry, "category_id", place), place)
-        if entry.get("iscrowd") not in (None, 0, 1):
+        crowd = flag_of(entry.get("iscrowd"))
+        if crowd not in (None, 0, 1):
             raise InputError(f"{place} has the 'iscrowd' {entry['iscrowd']!r}, but it must be 0 or 1")
         if category_id is None:
             left_out.add(segment_id)
         else:
-            segments.append(entry | {"id": segment_id, "category_id": category_id, "iscrowd": int(entry.get("iscrowd") or 0)})
+            segments.append(entry | {"id": segment_id, "category_id": category_id, "iscrowd": int(crowd or 0)})
     return segments, left_out
 
 
@@ -152,7 +155,7 @@ def compare(
     counts = ImageCounts(len(pairs), predicted, len(prediction.labels) - predicted)
 
     notes = []
-    if 2 * predicted < len(pairs):
+    if predicted < len(pairs):
         notes.append(
             f"images of {gt_json} with a prediction in {pred_json}: {predicted} of {len(pairs)}; the others count as missed"
         )
@@ -163,6 +166,7 @@ def compare(
     if classes.unknown:
         names, count = _some(classes.unknown), classes.unknown.total()
         notes.append(f"segments in {pred_json} of classes that {gt_json} lacks ({names}), which count as unlabelled: {count}")
+    notes += [*_shared_pngs(truth), *_shared_pngs(prediction), *_names_against_ids(truth, prediction, pairs)]
     if predicted_names is not None:
         notes += _other_kinds(categories, classes, predicted_content["categories"], gt_json, pred_json)
     entries = [entry | {"id": category.id} for entry, category in zip(truth_content["categories"], categories, strict=True)]
@@ -193,6 +197,33 @@ def pair_images(truth: PanopticFile, prediction: PanopticFile) -> list[tuple[Lab
     return [(labels, prediction.labels[pairs[i]] if i in pairs else None) for i, labels in truth.labels.items()]
 
 
+def _shared_pngs(file: PanopticFile) -> list[str]:
+    """A note if several annotations name one PNG."""
+    count = Counter(labels.png_name for labels in file.labels.values())
+    shared = [name for name in count if count[name] > 1]
+    return [f"PNGs that several annotations of {file.path} name, where each should have its own: {_some(shared)}"] if shared else []
+
+
+def _names_against_ids(truth: PanopticFile, prediction: PanopticFile, pairs: list[tuple[Labels, Labels | None]]) -> list[str]:
+    """A note if images were paired by ids, for want of 'images', but the names that are there would pair them otherwise."""
+    if truth.has_names and prediction.has_names:
+        return []
+    names, predicted = ({i: labels.photo or labels.png_name for i, labels in f.labels.items()} for f in (truth, prediction))
+    try:
+        by_name = pair_names(names, predicted, truth.path, prediction.path)
+    except InputError:  # names that tell nothing contradict nothing
+        return []
+    other = [(gt.image_id, p.image_id) for gt, p in pairs if p and by_name.get(gt.image_id, p.image_id) != p.image_id]
+    if not other:
+        return []
+    (one, its), lacking = other[0], prediction if truth.has_names else truth
+    return [
+        f"images paired by 'image_id', since {lacking.path} names none in 'images', that names would pair otherwise: {len(other)}, "
+        f"such as {one}, '{names[one]}' in {truth.path} but '{predicted[its]}' in {prediction.path}; if the names are right, add "
+        "'images' with 'file_name'"
+    ]
+
+
 def _other_kinds(
     categories: list[Category], classes: Classes, entries: list[dict], gt_json: str | Path, pred_json: str | Path
 ) -> list[str]:
@@ -202,7 +233,7 @@ def _other_kinds(
     other = [
         str(entry.get("name", entry["id"]))
         for entry in entries
-        if entry.get("isthing") in (0, 1) and is_thing.get(pairs.get(whole(entry["id"])), entry["isthing"]) != entry["isthing"]
+        if (said := flag_of(entry.get("isthing"))) in (0, 1) and is_thing.get(pairs.get(whole(entry["id"])), said) != said
     ]
     if not other:
         return []
@@ -276,9 +307,10 @@ def read_categories(content: dict, path: str | Path) -> list[Category]:
     """The categories of a panoptic JSON file."""
     categories = []
     for (category_id, name), entry in zip(class_names(content, path).items(), content["categories"], strict=True):
-        is_thing = entry.get("isthing")
+        is_thing = flag_of(entry.get("isthing"))
         if is_thing not in (0, 1):
-            raise InputError(f"category {category_id} of {path} has no field 'isthing' that is 1 (things) or 0 (stuff); add it")
+            said = f"the 'isthing' {entry['isthing']!r}" if "isthing" in entry else "no field 'isthing'"
+            raise InputError(f"category {category_id} of {path} has {said}, but it must be 1 (things) or 0 (stuff)")
         categories.append(Category(category_id, name or str(category_id), is_thing == 1))
     return categories
 

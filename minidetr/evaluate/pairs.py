@@ -92,12 +92,16 @@ def _parts(name: str) -> tuple[str, ...]:
 
 def class_key(name: str) -> str:
     """A class's name as it is compared: in one Unicode form, without case and spaces around it."""
-    return unicodedata.normalize("NFC", name).strip().casefold()
+    return _spelled(name).casefold()
+
+
+def _spelled(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
 
 
 class Classes:
     """The truth's class of each class in a file: itself in the truth's own file and in a prediction that lists no categories; else
-    the one of the same name.
+    the one of the same name, or, where none is, of the name that differs in case alone.
 
     `truth` and `predicted` are names by category id, "" where there is none. A class without a name is that of its id, and so are
     classes that share a name. What can't be told is refused by `truth_id`, when a segment has it.
@@ -113,20 +117,22 @@ class Classes:
         if predicted is None:
             self.pairs = {number: number for number in truth}
             return
-        namesakes = {
-            number: [n for n in truth if name and class_key(truth[n]) == class_key(name)] for number, name in predicted.items()
-        }
-        times = Counter(class_key(name) for name in predicted.values())
-        for number, name in predicted.items():
-            if len(namesakes[number]) == 1 == times[class_key(name)]:
-                self.pairs[number] = namesakes[number][0]
-            elif number in namesakes[number]:
-                self.pairs[number] = number
-            elif namesakes[number]:
-                self.refused[number] = (
-                    f"which {predicted_json} names {name!r}, but several classes have that name and none in {truth_json} has "
-                    f"that id; give each class a name of its own"
-                )
+        for key in (_spelled, class_key):  # a name spelled alike comes first: "Car" and "car" may be two classes
+            left = {number: key(name) for number, name in predicted.items() if name and not self._settled(number)}
+            paired = set(self.pairs.values())
+            known = {number: key(name) for number, name in truth.items() if number not in paired}
+            for number, name in left.items():
+                namesakes, rivals = [n for n in known if known[n] == name], [n for n in left if left[n] == name]
+                alike = len({_spelled(truth[n]) for n in namesakes}) == 1 == len({_spelled(predicted[n]) for n in rivals})
+                if len(namesakes) == 1 == len(rivals):
+                    self.pairs[number] = namesakes[0]
+                elif number in namesakes and alike:
+                    self.pairs[number] = number
+                elif namesakes:
+                    self.refused[number] = (
+                        f"which {predicted_json} names {predicted[number]!r}, but several classes have that name, case aside, and "
+                        f"no id in {truth_json} tells which it is; give each class a name of its own"
+                    )
         paired = set(self.pairs.values())
         for number in predicted.keys() - self.pairs.keys() - self.refused.keys():
             if number not in truth or number in paired:
@@ -138,6 +144,9 @@ class Classes:
                 )
             else:
                 self.pairs[number] = number
+
+    def _settled(self, number: int) -> bool:
+        return number in self.pairs or number in self.refused
 
     def truth_id(self, category_id: int, where: str) -> int | None:
         """The truth's id of a class, None for one that the truth lacks. `where` names the segment. Raises InputError."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from minidetr.data.coco import whole_folder
 from minidetr.data.images import read_image
-from minidetr.data.names import stem_of
+from minidetr.data.names import Finder, stem_of
 from minidetr.errors import InputError
 from minidetr.evaluate.files import Comparison, Labels, compare
 from minidetr.evaluate.panoptic_quality import QualityCounts
@@ -78,6 +78,7 @@ def worst_images(
     worst, the worst first. Raises InputError for input that is missing or contradicts itself, and when OUT holds anything.
     """
     out, photos_dir = Path(out_dir).resolve(), Path(photos_dir)
+    finder = Finder(photos_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
     compared = compare(gt_json, gt_dir, pred_json, pred_dir, void)
@@ -87,7 +88,7 @@ def worst_images(
     for gt, pred in tqdm(compared.pairs, desc="looking for mistakes", unit="image", disable=None):
         if gt.photo is None:
             raise InputError(f"{gt_json} names no photo of image {gt.image_id} in 'images': add its entry with a 'file_name'")
-        photo = path_inside(photos_dir, gt.photo, gt_json)
+        photo = path_inside(photos_dir, finder.find(gt.photo) or gt.photo, gt_json)
         if not photo.is_file():
             raise InputError(f"{photo} is missing, but {gt_json} names it in 'images': give the folder of the photos")
         gt_ids, pred_ids = _read_both(compared, gt, pred)

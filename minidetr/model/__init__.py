@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,11 @@ class PanopticDETR(nn.Module):
         `images` are paths, open binary files, PIL images, uint8 arrays H W 3 (RGB: OpenCV's BGR must be turned around first), H W
         or H W 4, or RGB tensors 3 H W (uint8, or float in 0..1). Queries below `threshold` (0..1; None: the preset's) are dropped.
         Up to `batch_size` neighbours are computed together where they come to the same size: no image is padded, because padding
-        leaks into its neighbours' convolutions and would change the result a little.
+        leaks into its neighbours' convolutions and would change the result a little. Raises InputError.
         """
         threshold = self.preset.threshold if threshold is None else threshold
-        if not 0 <= threshold <= 1:
-            raise InputError(f"the threshold must lie in 0..1, not {threshold}")
+        if not isinstance(threshold, (Real, Tensor)) or not 0 <= threshold <= 1:
+            raise InputError(f"the threshold must be a number that lies in 0..1, not {threshold!r}")
         was_training = self.training
         self.eval()
         try:

@@ -107,13 +107,14 @@ def check_same_classes(train: CocoPanoptic, validation: CocoPanoptic) -> None:
     """Raise InputError, naming the class, unless each id means the same class in both: its name, and whether it is a thing."""
     one, other = ({category.id: category for category in data.categories} for data in (train, validation))
     advice = "use one list of 'categories' for both"
+    names = {category.name for category in one.values()}
     for category_id in sorted(one.keys() | other.keys()):
         if category_id not in one or category_id not in other:
             has, lacks, known = (train, validation, one) if category_id in one else (validation, train, other)
             name = known[category_id].name
             raise InputError(f"category {category_id}, {name!r} in {has.json_file}, is not in {lacks.json_file}: {advice}")
         a, b = one[category_id], other[category_id]
-        if class_key(a.name) != class_key(b.name):
+        if class_key(a.name) != class_key(b.name) or (a.name != b.name and b.name in names):  # "Car" and "car" may be two
             files = f"{a.name!r} in {train.json_file} but {b.name!r} in {validation.json_file}"
             raise InputError(f"category {category_id} is {files}: {advice}")
         if a.is_thing != b.is_thing:

@@ -17,6 +17,7 @@ from minidetr.presets import Preset, preset
 from minidetr.training.options import STAGES, TrainOptions
 from minidetr.weights.files import read_pickle, read_safetensors, unwrapped
 from minidetr.weights.load import load
+from minidetr.weights.published import checked
 
 
 def starting_model(options: TrainOptions, categories: list[Category]) -> tuple[PanopticDETR, list[str]]:
@@ -135,4 +136,4 @@ def backbone_state(source: str, backbone: str, model: PanopticDETR) -> dict[str,
     if wrong or len(state) > len(expected):  # a ResNet-34 has all that a ResNet-18 has, and more
         key = next(iter(wrong or state.keys() - expected.keys()))
         raise InputError(f"--backbone-weights {source} do not fit {backbone}: {key} is missing, of another shape or one too many")
-    return state
+    return {k: checked(v, k, source) if expected[k].is_floating_point() else v for k, v in state.items()}

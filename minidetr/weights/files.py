@@ -124,13 +124,16 @@ def unwrapped(state: dict[str, Tensor], source: str | Path, more: tuple[str, ...
 
     Training frameworks put words before them, in any order: `module.` (DataParallel), `_orig_mod.` (torch.compile), `model.` or
     another attribute's name (Lightning), which stands before the object queries, too; `more` are words of the caller's. What a
-    loss keeps is left out. Raises InputError when two tensors come to the same name: a model and its moving average, for example.
+    loss keeps and what an average counts are left out. Raises InputError when two tensors come to the same name: a model and its
+    moving average, for example.
     """
     queries = [key.split(".")[:-2] for key in state if key.endswith((".query_embed.weight", ".query_position_embeddings.weight"))]
     words = {"model", "detr", *more}.union(*queries)
     plain: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     for key, value in state.items():
+        if key.rsplit(".", 1)[-1] == "n_averaged":  # torch.optim.swa_utils.AveragedModel counts beside its `module.`
+            continue
         parts = [part for part in key.split(".") if part not in ("module", "_orig_mod")]
         while len(parts) > 1 and parts[0] in words:
             del parts[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import warnings
 from dataclasses import asdict
@@ -15,9 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from minidetr.data.index import read_category
 from minidetr.errors import InputError, InputWarning
 from minidetr.model import PanopticDETR
-from minidetr.panoptic import Category, whole_file
+from minidetr.panoptic import whole_file
 from minidetr.presets import PUBLISHED, TRAINABLE, Preset, from_plain
 from minidetr.weights.describe import Categories, described_categories, described_preset, given_categories
 from minidetr.weights.files import read_pickle, read_safetensors, read_shards, unwrapped
@@ -54,6 +56,8 @@ def load(
     are without. For training: `otherwise` is the preset of a file that says none, and with `headless` a file whose class head is
     cut off gives a model with a random one and no categories. Raises InputError.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise InputError(f"name_or_path must be a model's name or a path, but is {name_or_path!r}")
     name = str(name_or_path)
     if name in PUBLISHED:
         return load_file(download(name), name, categories, name)
@@ -157,14 +161,16 @@ def from_own(state: dict[str, Tensor], about: str, path: Path, other: Categories
     """A model from a file that `save` wrote; with `other` categories, those."""
     try:
         content = json.loads(about)
-        categories = [
-            Category(c["id"], c["name"], bool(c["isthing"]), tuple(c["color"]) if c.get("color") else None)
-            for c in content["categories"]
-        ]
+        categories = [read_category(entry, f"categories[{i}]") for i, entry in enumerate(content["categories"])]
+        if len({category.id for category in categories}) < len(categories):
+            raise InputError("two 'categories' have the same id")
+        if not categories and other is None:
+            raise InputError("'categories' is empty")
         with torch.device("meta"):
             model = PanopticDETR(from_plain(Preset, content["preset"]), categories, content["num_classes"])
     except Exception as error:  # a description from elsewhere may hold anything, and PyTorch's modules assert and divide
-        raise InputError(f"{path}: its description is damaged ({error!r}): save the model again with minidetr") from error
+        why = error if isinstance(error, InputError) else repr(error)
+        raise InputError(f"{path}: its description is damaged ({why}): save the model again with minidetr") from error
     if other is not None:
         model.categories = given_categories(other, model.num_classes, path)
     assign(model, state, path)

@@ -111,7 +111,10 @@ def from_renamed(state: dict[str, Tensor], preset: Preset, source: str | Path, c
 
 
 def assign(model: PanopticDETR, state: dict[str, Tensor], source: str | Path) -> None:
-    """Put a state dict in minidetr's names into a model on the meta device, in float32. Raises InputError if it doesn't fit."""
+    """Put a state dict in minidetr's names into a model on the meta device, in float32.
+
+    Raises InputError when a key is missing, left over or of another shape, and for values that are integers or not finite.
+    """
     expected = model.state_dict()
     # A model trained without frozen normalisation has counters beside the statistics: frozen normalisation needs none.
     state = {key: value for key, value in state.items() if key in expected or not key.endswith("num_batches_tracked")}
@@ -121,9 +124,27 @@ def assign(model: PanopticDETR, state: dict[str, Tensor], source: str | Path) ->
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise InputError(f"{source}: the weights {what} {keys[0]}{more}: they belong to another model")
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, assign=True)
+    for key in expected:
+        if expected[key].is_floating_point():
+            state[key] = checked(state[key], key, source)
+    model.load_state_dict(state, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+
+
+def checked(value: Tensor, key: str, source: str | Path) -> Tensor:
+    """A weight in float32. Raises InputError, naming it, for integers and for values that are NaN or infinite."""
+    if not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        raise InputError(
+            f"{source}: the weights hold {kind} for {key}, as quantised models do: give the file with floating-point weights"
+        )
+    value = value.float()
+    if not value.isfinite().all():
+        raise InputError(
+            f"{source}: {key} holds values that are NaN or infinite, as of a training that diverged: give weights saved before that"
+        )
+    return value
 
 
 def official_to_own(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minidetr.errors import InputError
+from minidetr.errors import InputError, InputWarning
 from minidetr.panoptic import Category, read_json
 from minidetr.presets import Preset
 from minidetr.weights.published import COCO_CLASSES, coco_categories, nameless
@@ -101,16 +103,28 @@ def labels_of_config(path: Path, num_classes: int) -> list[Category] | None:
 
     Labels beyond the model's classes are ignored, and classes without one are nameless; all are things, which the file does not
     say. COCO's own labels give COCO's categories, stuff among them. LABEL_0, LABEL_1, ... are `transformers`' words for no names.
+    Raises InputError where the labels seem to count from 1: whether the outputs were trained so, too, the file does not say. Two
+    classes of one name are said in a warning.
     """
     labels = read_json(path, "the config.json of a DETR of transformers").get("id2label") or {}
     try:
         names = {int(i): name for i, name in labels.items() if 0 <= int(i) < num_classes and name != f"LABEL_{int(i)}"}
+        numbers = {int(i) for i in labels}
         if not all(isinstance(name, str) for name in names.values()):
             raise TypeError("a label is no text")
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the field 'id2label' must have a name for each class's number, but {error}: mend it") from None
+    if numbers and 0 not in numbers and max(numbers) >= num_classes:
+        raise InputError(
+            f"{path}: the field 'id2label' names {max(numbers)} but not 0, and the model's classes are 0..{num_classes - 1}: count "
+            "the labels from 0, or say with categories= (--categories) which class is which"
+        )
     if not names:
         return None
     if num_classes in COCO_CLASSES and all(names.get(c.id) == c.name for c in coco_categories(num_classes)):
         return coco_categories(num_classes)
+    [(name, count)] = Counter(name for name in names.values() if name != "N/A").most_common(1) or [("", 0)]
+    if count > 1:
+        sentence = f"{path}: the field 'id2label' names {count} classes {name!r}: give each a name of its own there"
+        warnings.warn(sentence, InputWarning, stacklevel=2)
     return [Category(c.id, names.get(c.id, c.name), True) for c in nameless(num_classes)]

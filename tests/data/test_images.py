@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,3 +191,14 @@ def test_normalise_leaves_its_input_alone():
     before = image.clone()
     normalise(image)
     assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_an_image_that_was_closed(tmp_path: Path, loaded: bool) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    image = Image.open(tmp_path / "a.png")
+    if loaded:
+        image.load()
+    image.close()
+    with pytest.raises(InputError, match="^the given image cannot be converted .*: give it before it is closed$"):
+        read_image(image)

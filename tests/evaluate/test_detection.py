@@ -54,6 +54,14 @@ def test_perfect_predictions(truth, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr() == ("", "")
 
 
+def test_ids_of_images_may_be_numbers_and_texts_at_once() -> None:
+    truth, predictions = panoptic_truth(), perfect()
+    for entry in (*truth["annotations"], *predictions):
+        entry["image_id"] = {7: 7, 8: "eight"}[entry["image_id"]]
+    del truth["images"]
+    assert box_average_precision(truth, predictions)["AP"] == pytest.approx(1)
+
+
 def test_a_wrong_class_costs_the_class_it_is_missing_from() -> None:
     predictions = perfect()
     predictions[0]["category_id"] = 2  # the sky is called a car, with a lower score than the cars

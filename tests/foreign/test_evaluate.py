@@ -265,10 +265,23 @@ ROWS: list[tuple[str, str, list, float | tuple[float, str] | str]] = [
     ("ids-do-not-follow-names", "coco-annotator#212", [numbered("truth", 42, 7, 19), numbered("pred", 7, 19, 42)], 1.0),
     ("another-order-of-entries", "made up like a prediction of several processes", [backwards], 1.0),
     ("prediction-names-no-image", "made up like panopticapi's predictions", [without("pred", "images")], 1.0),
+    (
+        "names-of-pngs-against-ids",
+        "made up like a prediction numbered anew",
+        [numbered("pred", 2, 1, 3), without("pred", "images")],
+        (1 / 3, r"paired by 'image_id', since .*pred\.json names none .*: 2, such as 1, 'a\.jpg' in .* but 'b\.png' in"),
+    ),
+    (
+        "one-png-for-two-images",
+        "made up like a file edited by hand",
+        [set_field("pred", "annotations.1.file_name", "a.png"), set_field("pred", "annotations.0.file_name", "a.png")],
+        (2 / 3, r"PNGs that several annotations of .*pred\.json name, .*: 'a\.png'"),
+    ),
     ("truth-names-no-image", "made up like a truth of annotations alone", [without("truth", "images")], 1.0),
     ("ids-as-text", "yolov9#466", [numbered("pred", "1", "2", "3"), without("pred", "images")], 1.0),
     ("ids-as-text-with-zeros", "yolov9#466", [numbered("pred", "000001", "000002", "000003"), without("pred", "images")], 1.0),
     ("ids-as-floats", "made up like a table saved by pandas", [numbered("pred", 1.0, 2.0, 3.0), without("pred", "images")], 1.0),
+    ("ids-of-both-kinds", "made up like a merge of two exports", [numbered(side, 1, "xx", 3) for side in ("truth", "pred")], 1.0),
     (
         "ids-as-broken-floats",
         "made up like a table saved by pandas",
@@ -382,6 +395,12 @@ ROWS: list[tuple[str, str, list, float | tuple[float, str] | str]] = [
         (0.5, r"images of .*truth\.json with a prediction in .*pred\.json: 1 of 3; the others count as missed"),
     ),
     (
+        "one-not-predicted",
+        "made up like a prediction that was cut off",
+        [only("pred", 2)],
+        (0.8, r"images of .*truth\.json with a prediction in .*pred\.json: 2 of 3; the others count as missed"),
+    ),
+    (
         "more-predicted",
         "made up like a folder with new photos",
         [only("truth", 2)],
@@ -409,6 +428,24 @@ ROWS: list[tuple[str, str, list, float | tuple[float, str] | str]] = [
     ("names-swapped", "cvat#7938", [classes("pred", {1: "sky", 2: "crane", 3: "worker"})], 1 / 3),
     ("ids-from-0", "tf-faster-rcnn#128", [classes("pred", {0: "sky", 1: "worker", 2: "crane"}, {1: 0, 2: 1, 3: 2})], 1.0),
     ("another-case-of-names", "made up like Roboflow", [classes("pred", {1: "Sky", 2: " WORKER", 3: "Crane "})], 1.0),
+    (
+        "case-alone-tells-classes",
+        "made up like labels typed by two people",
+        [classes("truth", {1: "sky", 2: "Car", 3: "car"}), classes("pred", {1: "sky", 2: "car", 3: "Car"}, {2: 3, 3: 2})],
+        1.0,
+    ),
+    (
+        "case-tells-all-but-one",
+        "made up like labels typed by two people",
+        [classes("truth", {1: "sky", 2: "Car", 3: "car"}), classes("pred", {1: "sky", 2: "car", 3: "CAR"}, {2: 3, 3: 2})],
+        1.0,
+    ),
+    (
+        "case-tells-no-class",
+        "made up like labels typed by two people",
+        [classes("truth", {1: "sky", 2: "Car", 3: "car"}), classes("pred", {1: "sky", 2: "CAR", 3: "cAR"})],
+        r"category_id 2, which .*pred\.json names 'CAR', but several classes have that name, case aside",
+    ),
     (
         "a-class-renamed",
         "cvat#7938",
@@ -469,6 +506,19 @@ ROWS: list[tuple[str, str, list, float | tuple[float, str] | str]] = [
         r"category_id 3, which is not among",
     ),
     ("isthing-as-truth-value", "made up like JSON of Python", [set_field("truth", "categories.1.isthing", True)], 1.0),
+    (
+        "isthing-as-text",
+        "made up like a CSV turned into JSON",
+        [set_field("truth", "categories.1.isthing", "1"), set_field("truth", "categories.0.isthing", "false")],
+        1.0,
+    ),
+    (
+        "isthing-of-another-kind",
+        "made up like a CSV turned into JSON",
+        [set_field("truth", "categories.1.isthing", "thing")],
+        r"category 2 of .*truth\.json has the 'isthing' 'thing', but it must be 1",
+    ),
+    ("no-crowd-as-text", "made up like JSON of Python", [set_field("pred", "annotations.0.segments_info.0.iscrowd", "False")], 1.0),
     (
         "a-crowd-as-text",
         "made up like a CSV turned into JSON",
@@ -659,6 +709,19 @@ def test_the_command_counts_images_and_takes_void(files: Files, capsys: pytest.C
             panoptic_quality(*paths, void=void)
 
 
+def test_the_score_is_said_before_the_photo_that_is_missing(files: Files, capsys: pytest.CaptureFixture) -> None:
+    renamed("truth", *(f"val2017/{n}.jpg" for n in "abc"))(files)
+    paths, photos = files.write(), files.folder / "photos"
+    photos.mkdir()
+    assert run("evaluate", *paths, "--worst", files.folder / "worst", "--photos", photos) == 2
+    out, err = capsys.readouterr()
+    assert re.search(r"All +100\.0", out) and "a.jpg is missing, but" in err
+    for name in "abc":
+        Image.new("RGB", (WIDTH, HEIGHT)).save(photos / f"{name}.jpg")
+    assert run("evaluate", *paths, "--worst", files.folder / "worst", "--photos", photos) == 0
+    assert (files.folder / "worst" / "index.html").is_file()
+
+
 # --- PNGs alone
 
 
@@ -751,6 +814,13 @@ def test_training_and_validation_must_mean_the_same(tmp_path: Path, changes: lis
         return
     with pytest.raises(InputError, match=sentence):
         open_data(options)
+
+
+def test_training_and_validation_may_not_swap_classes_that_case_tells(tmp_path: Path) -> None:
+    for part, names in (("train", {1: "sky", 2: "Car", 3: "car"}), ("val", {1: "sky", 2: "car", 3: "Car"})):
+        data_set(tmp_path / part, [classes("truth", names)])
+    with pytest.raises(InputError, match=r"category 2 is 'Car' in .*train.* but 'car' in .*val"):
+        open_data(TrainOptions(data=str(tmp_path)).filled())
 
 
 # --- the README's own chain: split, predict, evaluate

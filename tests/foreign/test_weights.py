@@ -358,6 +358,8 @@ ROWS = [
     Row("tutorials' dictionary", "made up like PyTorch's tutorials", pth(under("model_state_dict", "module.")), Loads(FOUR)),
     Row("average alone", "made up like nayeemrizve/OpenLDN#5", pth(under("model_ema")), Loads(FOUR)),
     Row("average in a module", "made up like RT-DETR's", pth(lambda: {"ema": {"module": official(), "updates": 3}}), Loads(FOUR)),
+    Row("average of torch.optim.swa_utils", "made up like AveragedModel", pth(lambda: averaged("")), Loads(FOUR)),
+    Row("the same in Lightning", "made up like AveragedModel", pth(lambda: {"state_dict": averaged("model.")}), Loads(FOUR)),
     Row("model beside its average", "made up", pth(lambda: {"model": official(), "model_ema": zeros()}), Loads(FOUR)),
     Row("two averages", "made up", pth(lambda: {"ema": official(), "model_ema": zeros()}), "holds no state dict.*alone"),
     Row("two models in one", "made up", twice, r"holds .* twice, as model\..* and ema_model\.module\..*keep one"),
@@ -406,6 +408,25 @@ ROWS = [
         "made up",
         theirs(id2label={"3": "kind 3"}),
         Loads(["class 0", "class 1", "class 2", "kind 3", "class 4"], None),
+    ),
+    Row(
+        "labels counted from 1",
+        "made up like a COCO file's category ids",
+        theirs(id2label={i + 1: f"kind {i}" for i in range(5)}),
+        r"config\.json: the field 'id2label' names 5 but not 0, and the model's classes are 0\.\.4",
+    ),
+    Row(
+        "labels counted from 1, and what they mean",
+        "made up like a COCO file's category ids",
+        theirs(id2label={i + 1: f"kind {i}" for i in range(5)}),
+        Loads(["class 0", "crane", "class 2", "sky", "class 4"], None),
+        {"categories": json_of(CRANE, SKY)},
+    ),
+    Row(
+        "a label twice",
+        "made up",
+        theirs(id2label={i: f"kind {min(i, 3)}" for i in range(5)}),
+        Loads([*KINDS[:4], "kind 3"], None, "'id2label' names 2 classes 'kind 3'"),
     ),
     Row("labels that are none", "made up", theirs(id2label={"0": ["a"]}), r"config\.json: the field 'id2label'.*no text"),
     Row("labels by name", "made up", theirs(id2label={"crane": "0"}), r"config\.json: the field 'id2label'.*'crane'"),
@@ -524,6 +545,11 @@ def counters() -> State:
 
 def zeros() -> State:
     return {k: torch.zeros_like(v) for k, v in official().items()}
+
+
+def averaged(prefix: str) -> State:
+    counted = {prefix + "n_averaged": torch.tensor(3)}
+    return counted | {f"{prefix}module.{k}": v for k, v in official().items()}
 
 
 def with_loss() -> State:

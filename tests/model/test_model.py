@@ -221,6 +221,8 @@ def test_segment_takes_paths_images_and_tensors(tiny: PanopticDETR, tmp_path: Pa
     assert tiny.segment([]) == []
     with pytest.raises(InputError, match="threshold.*1.5"):
         tiny.segment([pixels], threshold=1.5)
+    with pytest.raises(InputError, match="threshold must be a number .*'0.5'"):
+        tiny.segment([pixels], threshold="0.5")  # type: ignore[arg-type]
 
 
 def test_threshold_drops_segments(tiny: PanopticDETR) -> None:

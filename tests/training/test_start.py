@@ -181,8 +181,13 @@ def test_a_backbone_file_that_does_not_fit(imagenet, tmp_path):
     save_file(imagenet | {"layer1.2.conv1.weight": torch.zeros(64, 64, 3, 3)}, larger)  # as a ResNet-34 has it
     save_file(imagenet | {"layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}, wider)  # as a ResNet-50 has it
     save_file({key: value for key, value in imagenet.items() if not key.startswith("layer3.")}, missing)
+    diverged, quantised = tmp_path / "diverged.safetensors", tmp_path / "quantised.safetensors"
+    save_file(imagenet | {"conv1.weight": imagenet["conv1.weight"] * torch.nan}, diverged)
+    save_file(imagenet | {"conv1.weight": imagenet["conv1.weight"].to(torch.int8)}, quantised)
     (tmp_path / "text.pth").write_text("hello")
     for path, sentence in (
+        (diverged, r"diverged\.safetensors: conv1\.weight holds values that are NaN"),
+        (quantised, r"quantised\.safetensors: the weights hold int8 for conv1\.weight"),
         (larger, r"larger\.safetensors do not fit resnet18: layer1\.2\.conv1\.weight is .* one too many"),
         (wider, r"wider\.safetensors do not fit resnet18: layer1\.0\.conv1\.weight is .* of another shape"),
         (missing, r"half\.safetensors do not fit resnet18: layer3\."),

@@ -87,9 +87,14 @@ def test_published_names_of_every_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"), [("detr-r5", "no model or file 'detr-r5'.*detr-r50-panoptic"), ("no/such.pth", "no/such.pth")]
+    ("name", "sentence"),
+    [
+        ("detr-r5", "no model or file 'detr-r5'.*detr-r50-panoptic"),
+        ("no/such.pth", "no/such.pth"),
+        (None, "^name_or_path must be .* but is None$"),
+    ],
 )
-def test_unknown_name(name: str, sentence: str) -> None:
+def test_unknown_name(name: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         load(name)
 
@@ -172,13 +177,30 @@ def without(*parts: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
             lambda state: state | {"detr.input_proj.weight": torch.zeros(256, 512, 1, 1)},
             "another shape for backbone.projection.weight",
         ),
+        (lambda state: state | {"detr.class_embed.bias": torch.zeros(251, dtype=torch.int8)}, "hold int8 for heads.classes.bias,"),
+        (lambda state: state | {"detr.class_embed.bias": torch.full((251,), torch.nan)}, "heads.classes.bias holds .* NaN or inf"),
+        (
+            lambda state: state | {"detr.class_embed.bias": torch.tensor([torch.inf] * 251).half()},
+            "heads.classes.bias holds .* NaN",
+        ),
     ],
-    ids=["a key missing", "many missing", "no classes", "no queries", "a key too many", "another shape"],
+    ids=[
+        *("a key missing", "many missing", "no classes", "no queries", "a key too many", "another shape"),
+        *("quantised", "not a number", "infinite"),
+    ],
 )
 def test_weights_of_another_model(small: dict[str, Tensor], tmp_path: Path, change: Callable, sentence: str) -> None:
     path = written(tmp_path / "other.pth", change(small))
     with pytest.raises(InputError, match=rf"other\.pth.*{sentence}"):
         load(path, preset=NAME)
+
+
+def test_own_weights_of_a_run_that_diverged(trained: PanopticDETR, tmp_path: Path) -> None:
+    with torch.no_grad():
+        trained.decoder.query_embedding.weight[0, 0] = torch.nan
+    save(trained, tmp_path / "last.safetensors")
+    with pytest.raises(InputError, match=r"last\.safetensors: decoder\.query_embedding\.weight holds values that are NaN"):
+        load(tmp_path)
 
 
 def test_r101_weights_for_r50(small: dict[str, Tensor], tmp_path: Path) -> None:
@@ -250,6 +272,22 @@ def test_damaged_description(tmp_path: Path, about: str) -> None:
     path = tmp_path / "mine.safetensors"
     save_file({"a": torch.zeros(1)}, path, metadata={"minidetr": about})
     with pytest.raises(InputError, match=r"mine\.safetensors: its description is damaged"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("categories", "sentence"),
+    [
+        ([{"id": 2, "name": 5, "isthing": 1}], r"categories\[0\]: the field 'name' must be a text"),
+        ([{"id": 2, "name": "sky", "isthing": 0}] * 2, "two 'categories' have the same id"),
+        ([{"id": 99, "name": "sky", "isthing": 0}], r"must lie in 0\.\.8"),
+        ([], "'categories' is empty"),
+    ],
+)
+def test_damaged_categories(trained: PanopticDETR, tmp_path: Path, categories: list, sentence: str) -> None:
+    path = tmp_path / "mine.safetensors"
+    save(trained, path, notes={"categories": categories})
+    with pytest.raises(InputError, match=rf"mine\.safetensors: its description is damaged \(.*{sentence}.*\): save"):
         load(path)
 
 
