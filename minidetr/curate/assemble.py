@@ -246,7 +246,8 @@ def find_photos_of(export: Export, folder: Path, report: Assembled) -> dict[int 
 def unreadable(photo: Path) -> str:
     """Why a photo can't be read; an empty text where it can."""
     try:
-        open_image(photo)
+        if open_image(photo).mode != "RGB":
+            read_image(photo)
     except InputError as error:
         return str(error)
     return ""
@@ -265,7 +266,8 @@ def place_photo(
     """Put a photo to `target`, standing as it was annotated. Returns the image with its size, and how it was done."""
     stored = open_image(photo)
     is_rotated = stored.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
-    shown = read_image(photo) if is_rotated else stored  # upright, as CVAT and every viewer show it
+    # Upright, as CVAT and every viewer show it; what is not RGB must at least become so.
+    shown = read_image(photo) if is_rotated or stored.mode != "RGB" else stored
     if is_rotated and image.size == (stored.height, stored.width) != (shown.height, shown.width):
         if reaches_beyond(annotations, stored.size) and not reaches_beyond(annotations, shown.size):
             image = replace(image, size=None)  # the size was read without the rotation, but drawn was with it

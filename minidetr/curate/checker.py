@@ -126,7 +126,7 @@ class Checker:
             return None
         try:
             stored = open_image(self.photos / name)
-            upright = read_image(stored)
+            upright = read_image(stored if stored.mode == "RGB" else self.photos / name)
         except InputError as error:
             self.found("photo", str(error), name)
             return None

@@ -150,6 +150,8 @@ def chosen_ids(choice: Sequence[str], categories: dict[int, Category], path: Pat
     chosen: set[int] = set()
     for text in choice:
         span = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+        if text in by_name and text.isdecimal() and int(text) in categories and by_name[text] != {int(text)}:
+            raise InputError(f"{path}: {text!r} of --stuff is the name of one category and the id of another: rename the first")
         if text in by_name:
             found = by_name[text]
         elif span:

@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from minidetr.curate.assemble import assemble, draw
+from minidetr.curate.check import check
 from minidetr.curate.export import read_export
 from minidetr.curate.outlines import counts_of_text, mask_of_polygons, outlines_of
 from minidetr.data.coco import CocoPanoptic
@@ -598,3 +599,22 @@ def test_the_command(export, tmp_path, capsys):
     with pytest.raises(SystemExit, match="0"):
         parser.parse_args(["data", "assemble", "--help"])
     assert "example:\n  minidetr data assemble export.json" in capsys.readouterr().out
+
+
+def test_a_class_called_like_the_id_of_another_is_not_chosen_by_chance(export, tmp_path):
+    edit(export, put("categories", 0, name="2"))
+    edit(export, put("categories", 1, id=2))
+    with pytest.raises(InputError, match="'2' of --stuff is the name of one category and the id of another"):
+        read_export(export, stuff=["2"])
+
+
+def test_a_photo_that_cannot_become_rgb_is_refused_or_left_out_now_not_at_training(export, tmp_path):
+    """Heat maps of a drone: floating point, whose white nobody knows."""
+    Image.fromarray(np.ones((6, 5), np.float32)).save(tmp_path / "photos" / "b" / "c.tif")
+    edit(export, put("images", 1, file_name="b/c.tif"))
+    with pytest.raises(InputError, match=r"c\.tif has floating point pixels"):
+        assemble(export, tmp_path / "photos", tmp_path / "out")
+    report = assemble(export, tmp_path / "photos", tmp_path / "out", skip_missing=True)
+    assert report.images == 1 and len(report.findings["unreadable"]) == 1
+    found = check(export, tmp_path / "photos").found
+    assert "c.tif has floating point pixels" in found["photo"][0][1]
