@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -73,6 +74,31 @@ def is_training_data(train: PanopticDataset, validation: PanopticDataset) -> boo
     if not isinstance(train, CocoPanoptic) or not isinstance(validation, CocoPanoptic):
         return False
     return train.json_file.resolve() == validation.json_file.resolve()
+
+
+def fingerprint(data: PanopticDataset) -> dict[str, Any]:
+    """What tells a data set from another one, cheaply and wherever it lies: the number of images, and a hash of the JSON's bytes.
+
+    Of rendered scenes it is the seed of the first one.
+    """
+    if not isinstance(data, CocoPanoptic):
+        return {"images": len(data), "content": str(getattr(data, "seed", ""))}
+    with data.json_file.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"images": len(data), "content": digest.hexdigest()}
+
+
+def changed_data(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:
+    """One line if a run goes on with other data than it began with, by their `fingerprint`s; none where one is not known."""
+    told = []
+    for part in before.keys() & now.keys():
+        if before[part] != now[part]:
+            old, new = before[part]["images"], now[part]["images"]
+            told.append(f"{part}: {old} images then, {new} now" if old != new else f"{part}: as many images, but another JSON")
+    advice = "give the earlier data, or start a new run with --from, if that is not what you want"
+    return [f"attention: the run goes on with other data than it had before ({'; '.join(sorted(told))}): {advice}"] if told else []
 
 
 def looked_through(train: PanopticDataset, validation: PanopticDataset, count: int, queries: int) -> list[str]:
