@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -198,6 +199,27 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 2
     assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1 and "nowhere.json" in done.stderr
+
+
+def test_names_that_the_output_cannot_show_discard_nothing(tmp_path: Path) -> None:
+    """Redirected output has a code page of a few letters on Windows."""
+    ids = np.zeros((4, 6, 3), np.uint8)
+    ids[..., 0] = 1
+    (tmp_path / "png").mkdir()
+    Image.fromarray(ids).save(tmp_path / "png" / "0.png")
+    segment = {"id": 1, "category_id": 1, "area": 24, "bbox": [0, 0, 6, 4], "iscrowd": 0}
+    content = {
+        "images": [{"id": 0, "file_name": "0.jpg", "width": 6, "height": 4}],
+        "annotations": [{"image_id": 0, "file_name": "0.png", "segments_info": [segment]}],
+        "categories": [{"id": 1, "name": "汽车", "isthing": 1}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    places = [tmp_path / "truth.json", tmp_path / "png"] * 2
+    command = [sys.executable, "-m", "minidetr", "evaluate", *places, "--per-class"]
+    settings = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, capture_output=True, encoding="cp1252", env=settings, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\u6c7d\u8f66" in done.stdout
 
 
 @pytest.mark.parametrize("place", ["before", "behind"])
