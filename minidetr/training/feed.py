@@ -129,6 +129,30 @@ def looked_through(train: PanopticDataset, validation: PanopticDataset, count: i
     return lines
 
 
+def something_to_learn(train: PanopticDataset, validation: PanopticDataset, count: int) -> list[str]:
+    """One line if none of the first `count` validation images, those that are judged, has a segment to be judged by.
+
+    Crowds are none. Raises InputError, naming the JSON, where the whole training set has nothing to learn from.
+    """
+    if lack := without_segments(train, len(train)):
+        raise InputError(f"there is nothing to learn: {lack}")
+    lack = without_segments(validation, min(count, len(validation)))
+    return [f"attention: scores will be nan: {lack}"] if lack else []
+
+
+def without_segments(data: PanopticDataset, count: int) -> str:
+    """What is to be said of a data set whose first `count` images have nothing but void and crowds; "" of any other."""
+    if not isinstance(data, CocoPanoptic):
+        return ""
+    crowds = data.index.crowds[: data.index.starts[count]]
+    if not crowds.all():
+        return ""
+    where = f"{data.json_file} has in its first {count} images" if count < len(data) else f"{data.json_file} has"
+    if not len(crowds):
+        return f"{where} no segment, all is void: annotate them, or correct --void"
+    return f"{where} no segment but crowds: read them as objects by --crowds as-objects"
+
+
 def check_same_classes(train: CocoPanoptic, validation: CocoPanoptic) -> None:
     """Raise InputError, naming the class, unless each id means the same class in both: its name, and whether it is a thing."""
     one, other = ({category.id: category for category in data.categories} for data in (train, validation))

@@ -48,6 +48,7 @@ from minidetr.training.feed import (
     looked_through,
     open_data,
     open_test,
+    something_to_learn,
 )
 from minidetr.training.judge import THRESHOLDS, in_words, judge_once, scores_of
 from minidetr.training.objective import start_step
@@ -109,6 +110,7 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
         lines = [*([warning] if warning else []), f"resumed: {folder} at iteration {place.iteration}"]
         lines += changed_data(saved.get("data", {}), prints)
     lines += looked_through(data, validation, settings.validation_images, model.preset.queries)
+    lines += something_to_learn(data, validation, settings.validation_images)
     for line in lines:
         say(line)
     report = Report(folder, place.iteration) if accelerator.is_main_process else None
