@@ -35,6 +35,7 @@ from minidetr.training.checkpoint import (
     has_checkpoint,
     random_state,
     read_checkpoint,
+    run_folder,
     set_random_state,
     write_checkpoint,
 )
@@ -87,11 +88,19 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
         TrainOptions(**options).filled() if saved is None else restored_options(saved["options"], options | {"output": str(resume)})
     )
     accelerator = start_devices(settings)
+    if not accelerator.is_main_process:
+        return go_through(accelerator, settings, saved, warning)
+    if saved is None and has_checkpoint(settings.run):
+        raise InputError(
+            f"{settings.run} holds a run already: go on with it by --resume {settings.run}, or choose another --output"
+        )
+    with run_folder(settings.run):
+        return go_through(accelerator, settings, saved, warning)
+
+
+def go_through(accelerator: Accelerator, settings: TrainOptions, saved: dict[str, Any] | None, warning: str | None) -> PanopticDETR:
+    """The run from its start, or from the checkpoint `saved`; `warning` is what there is to say of that. See `train`."""
     folder, say = settings.run, accelerator.print
-    if accelerator.is_main_process:
-        if saved is None and has_checkpoint(folder):
-            raise InputError(f"{folder} holds a run already: go on with it by --resume {folder}, or choose another --output")
-        folder.mkdir(parents=True, exist_ok=True)
     set_seed(settings.seed)  # the same start on every process
     with accelerator.main_process_first():  # one process renders the scenes, the others find them
         data, validation = open_data(settings)

@@ -603,7 +603,18 @@ def test_too_few_queries_are_noted(tiny, tmp_path, no_pictures, capsys):
 def test_a_data_set_is_checked_before_a_run_begins(tiny, tmp_path):
     with pytest.raises(InputError, match="neither 'scenes' nor a folder"):
         train(output=str(tmp_path / "run"), **tiny | {"data": str(tmp_path / "nowhere")})
-    assert not list((tmp_path / "run").glob("*.safetensors"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_run_leaves_no_folder_of_its_own(tiny, tmp_path):
+    """Neither the folder nor those above that were made for it; what was there stays."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("precious")
+    for name in ("new/below/run", "empty", "mine", "mine/run"):
+        with pytest.raises(InputError, match="neither 'scenes' nor a folder"):
+            train(output=str(tmp_path / name), **tiny | {"data": str(tmp_path / "nowhere")})
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "mine", "notes.txt"]
 
 
 def test_a_data_set_without_any_segment_trains_and_is_evaluated(tiny, tmp_path, no_pictures, monkeypatch):
