@@ -224,7 +224,7 @@ def _fix_annotation(annotation: dict, size: tuple[int, int], done: Counter[str])
         return
     for outline in outlines:
         area, stated = outline.area, annotation.get("area")
-        if not isinstance(stated, (int, float)) or abs(stated - area) >= 1:
+        if not isinstance(stated, (int, float)) or not abs(stated - area) < 1:  # nan is neither
             annotation["area"] = area
             done["areas counted again"] += 1
         box, old = box_of(outline), annotation.get("bbox")

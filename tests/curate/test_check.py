@@ -277,6 +277,31 @@ def test_ids_that_mean_void_are_written_as_0(folder: Path, tmp_path: Path) -> No
     assert main(argv) == 0 and contents(tmp_path / "again") == contents(tmp_path / "out")
 
 
+def test_numbers_that_json_lacks_are_not_written(folder: Path, tmp_path: Path) -> None:
+    """Python writes NaN, which no other reader of JSON takes: areas and boxes are measured again, anything else is null."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    nan = float("nan")
+    whole = json.loads((folder / "panoptic.json").read_text())
+    change(folder / "panoptic.json", lambda c: c["annotations"][0]["segments_info"][0].update(area=nan, bbox=[nan] * 4))
+    change(folder / "panoptic.json", lambda c: c["images"][0].update(taken=float("inf")))
+    square = {"image_id": 0, "category_id": 1, "segmentation": [[1, 1, 11, 1, 11, 11, 1, 11]], "iscrowd": 0}
+    boxes = [
+        square | {"id": 1, "area": nan, "bbox": [nan, 1, 10, 10]},
+        {"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, nan]},
+    ]
+    (folder / "detection.json").write_text(json.dumps(whole | {"annotations": boxes}))
+    fix(folder, tmp_path / "out")
+    panoptic, detection = (
+        json.loads((tmp_path / "out" / name).read_text(), parse_constant=refuse) for name in ("panoptic.json", "detection.json")
+    )
+    assert panoptic["annotations"] == whole["annotations"] and panoptic["images"][0]["taken"] is None
+    assert [detection["annotations"][0][key] for key in ("area", "bbox")] == [100, [1, 1, 10, 10]]
+    assert detection["annotations"][1]["bbox"] == [0, 0, 9, None]
+
+
 def test_photos_of_other_kinds_are_written_as_rgb(folder: Path, tmp_path: Path) -> None:
     Image.open(folder / "images" / "000000.png").convert("L").save(folder / "images" / "000000.png")
     Image.open(folder / "images" / "000001.png").convert("RGBA").save(folder / "images" / "000001.png")
