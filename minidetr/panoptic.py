@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from errno import ENAMETOOLONG
 from math import isfinite
 from pathlib import Path
 
@@ -133,7 +134,10 @@ def boxes_of_ids(segment_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed to `path` at the end, removed if anything fails before."""
+    """A temporary name beside `path` to write to; renamed to `path` at the end, removed if anything fails before.
+
+    Raises InputError where the name is too long for the file system.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
@@ -141,6 +145,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno == ENAMETOOLONG:
+            raise InputError(
+                f"{path.name} is too long for a file's name here: shorten the name of the photo it stands for"
+            ) from error
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and not error.filename:
             error.filename = str(path)  # a full disk is told without it

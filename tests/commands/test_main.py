@@ -314,6 +314,33 @@ def test_photos_without_numbers_are_counted(tmp_path: Path, model: StandIn) -> N
     assert model.calls[0][1:] == (None, False)  # the model's own threshold, full precision
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="other limits there")
+def test_a_name_too_long_for_what_is_written_is_one_sentence(tmp_path: Path, model: StandIn, capsys: pytest.CaptureFixture) -> None:
+    """The temporary file has five letters more than the photo; it is said before any photo is worked on."""
+    long = photo(tmp_path / "photos" / ("x" * 247 + ".jpg"))
+    photo(tmp_path / "photos" / "a.jpg")
+    assert predict(tmp_path / "photos", "--output", tmp_path / "out") == 2
+    assert model.calls == [] and not (tmp_path / "out").exists() and not parts(tmp_path)
+    assert capsys.readouterr().err == f"minidetr: {long} has too long a name for the PNG that is written of it: shorten it\n"
+    annotation = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "segmentation": [[1, 1, 9, 1, 9, 9]],
+        "bbox": [1, 1, 8, 8],
+        "iscrowd": 0,
+    }
+    content = {"images": [{"id": 1, "file_name": long.name}], "annotations": [annotation]}
+    (tmp_path / "export.json").write_text(json.dumps(content | {"categories": [{"id": 1, "name": "crane"}]}))
+    assert run("data", "assemble", tmp_path / "export.json", tmp_path / "photos", tmp_path / "out", "--skip-missing") == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        sentence.startswith(f"minidetr: {long.stem}.png is too long for a file's name")
+        and "shorten the name of the photo" in sentence
+    )
+    assert not (tmp_path / "out").exists() and not parts(tmp_path)
+
+
 def test_overwriting_replaces_an_earlier_result_whole(tmp_path: Path, model: StandIn) -> None:
     out = tmp_path / "out"
     assert predict(photo(tmp_path / "old.png"), "--output", out) == 0
