@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from errno import ENAMETOOLONG
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +134,10 @@ def boxes_of_ids(segment_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed to `path` at the end, removed if anything fails before."""
+    """A temporary name beside `path` to write to; renamed to `path` at the end, removed if anything fails before.
+
+    Raises InputError where the name is too long for the file system.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
@@ -140,6 +145,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno == ENAMETOOLONG:
+            raise InputError(
+                f"{path.name} is too long for a file's name here: shorten the name of the photo it stands for"
+            ) from error
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and not error.filename:
             error.filename = str(path)  # a full disk is told without it
@@ -153,9 +162,21 @@ def write_png(path: str | Path, rgb: np.ndarray) -> None:
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON, whole or not at all; numbers that are not finite, which JSON lacks, as null."""
+    try:
+        text = json.dumps(content, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(content), allow_nan=False)
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _finite(content: object) -> object:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not isfinite(content) else content
 
 
 def read_json(path: str | Path, what: str = "a COCO-format JSON file") -> dict:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from minidetr.data.coco import whole_folder
 from minidetr.data.images import read_image
 from minidetr.data.names import png_names
-from minidetr.data.photos import image_ids
+from minidetr.data.photos import check_names, image_ids
 from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Category, Panoptic, encode_ids, write_json, write_png
@@ -81,8 +81,10 @@ def segment_into(
 
     `photos` by their names, as in `Photos.files`: "south/001.jpg" is written as panoptic/south/001.png. `threshold` is a score in
     0..1 (None: the model's own); `precision` is "float32" or "bfloat16"; `say` gets a line for each photo. Returns the seconds
-    that the model took for all of them, without reading and writing files.
+    that the model took for all of them, without reading and writing files. Raises InputError, before any work, for a photo
+    whose name is too long.
     """
+    check_names(photos, folder)
     device = next(model.parameters()).device
     images: list[dict] = []
     annotations: list[dict] = []

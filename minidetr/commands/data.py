@@ -190,7 +190,7 @@ def run_check(arguments: Arguments) -> None:
     from minidetr.curate.fix import fix
 
     report = check(arguments.data, arguments.photos, arguments.queries, arguments.void)
-    fixed = fix(arguments.data, arguments.fix, arguments.photos) if arguments.fix else None
+    fixed = fix(arguments.data, arguments.fix, arguments.photos, arguments.void) if arguments.fix else None
     if arguments.json:
         mended = {"fixed": {"done": fixed.done, "left": fixed.left.to_json()}} if fixed else {}
         print(json.dumps(report.to_json() | mended, indent=2))

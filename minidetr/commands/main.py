@@ -29,6 +29,9 @@ from minidetr.errors import InputError, InputWarning, WorkerDied
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` is the command line without the program's name (None: this process's)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's cannot be
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks must not discard the work
     arguments = build_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():

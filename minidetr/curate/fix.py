@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from minidetr.data.coco import whole_folder
 from minidetr.data.foreign import LEFT_OUT, READINGS, is_panoptic, new_remarks, plain
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
 from minidetr.data.names import Finder
-from minidetr.data.pngs import open_png
+from minidetr.data.pngs import open_png, void_ids
 from minidetr.errors import InputError
 from minidetr.panoptic import Category, boxes_of_ids, encode_ids, leads_out, read_json, write_json, write_png
 
@@ -43,23 +43,24 @@ class Fixed:
         return "\n".join(["mended:", *lines, "left, because only you can decide:" if rest else "left:", *left])
 
 
-def fix(path: str | Path, out: str | Path, photos: str | Path | None = None) -> Fixed:
+def fix(path: str | Path, out: str | Path, photos: str | Path | None = None, void: Collection[int] = ()) -> Fixed:
     """Write a mended copy of a data set or of a COCO JSON file (see `check`) into the new folder OUT, whole or not at all.
 
     A data set becomes OUT/panoptic.json, OUT/images, OUT/panoptic (and OUT/detection.json when there is one); files that need no
     mending are hard links, or copies. A JSON file in detection format becomes OUT/NAME.json; `photos` then only help the new
-    look at it. The input is never changed. Raises InputError as `check`, for a panoptic JSON without its folder, and when OUT
+    look at it. Pixels of the ids `void` in PNGs are written as 0, which needs no saying, and their segments are left out. The input
+    is never changed. Raises InputError as `check`, for a panoptic JSON without its folder, and when OUT
     holds anything.
     """
     path, out = Path(path), Path(out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
     path, photos = opened(path, photos)
-    check(path, photos)  # refuses what is no data set
+    check(path, photos, void=void)  # refuses what is no data set
     done: Counter[str] = Counter()
     if path.is_dir():
         with whole_folder(out) as part:
-            _fix_folder(path, part, done)
+            _fix_folder(path, part, done, void_ids(void))
         return Fixed(+done, check(out))  # + leaves out what was counted 0 times
     content = read_json(path)
     if is_panoptic(content):
@@ -72,8 +73,8 @@ def fix(path: str | Path, out: str | Path, photos: str | Path | None = None) -> 
 # --- a panoptic data set ----------------------------------------------------------------------------------------------------
 
 
-def _fix_folder(folder: Path, out: Path, done: Counter[str]) -> None:
-    content = whole(read_json(folder / "panoptic.json"), True, done, folder / "images", folder / "panoptic")
+def _fix_folder(folder: Path, out: Path, done: Counter[str], void: Collection[int]) -> None:
+    content = whole(read_json(folder / "panoptic.json"), True, done, folder / "images", folder / "panoptic", void)
     images = {image["id"]: image for image in content["images"] if isinstance(image, dict) and "id" in image}
     renamed: dict[str, str] = {}
     for name in ("images", "panoptic"):
@@ -88,7 +89,7 @@ def _fix_folder(folder: Path, out: Path, done: Counter[str]) -> None:
                 continue
         except (KeyError, TypeError):
             continue  # a field is missing: left as it is, for a person
-        size = _fix_png(folder / "panoptic" / png, out / "panoptic" / png, annotation, listed, done)
+        size = _fix_png(folder / "panoptic" / png, out / "panoptic" / png, annotation, listed, void, done)
         if photo not in renamed:
             renamed[photo] = _fix_photo(folder / "images", out / "images", photo, size, done)
         image["file_name"] = renamed[photo]
@@ -115,7 +116,9 @@ def _fix_folder(folder: Path, out: Path, done: Counter[str]) -> None:
         write_json(out / "detection.json", detection)
 
 
-def _fix_png(source: Path, target: Path, annotation: dict, listed: set[int], done: Counter[str]) -> tuple[int, int] | None:
+def _fix_png(
+    source: Path, target: Path, annotation: dict, listed: set[int], void: Collection[int], done: Counter[str]
+) -> tuple[int, int] | None:
     """Write the PNG as RGB and the segments as their pixels are. Returns the PNG's size (width, height), None if unreadable."""
     try:
         coded = open_png(source)
@@ -123,12 +126,13 @@ def _fix_png(source: Path, target: Path, annotation: dict, listed: set[int], don
         if source.is_file():
             link_or_copy(source, target)
         return None
-    segment_ids = coded.ids(listed)
-    if segment_ids is None or coded.is_coded:
+    segment_ids = coded.ids(listed, void)
+    has_void = coded.is_coded and (unread := coded.ids(listed)) is not None and bool(np.isin(unread, [*{*void} - {0}]).any())
+    if segment_ids is None or coded.is_coded and not has_void:
         link_or_copy(source, target)
     else:
         write_png(target, encode_ids(segment_ids))
-        done["panoptic PNGs written as RGB with 8 bits a channel"] += 1
+        done["panoptic PNGs written with 0 for void" if has_void else "panoptic PNGs written as RGB with 8 bits a channel"] += 1
     if segment_ids is None:
         return coded.image.size
     segments = annotation["segments_info"]
@@ -220,7 +224,7 @@ def _fix_annotation(annotation: dict, size: tuple[int, int], done: Counter[str])
         return
     for outline in outlines:
         area, stated = outline.area, annotation.get("area")
-        if not isinstance(stated, (int, float)) or abs(stated - area) >= 1:
+        if not isinstance(stated, (int, float)) or not abs(stated - area) < 1:  # nan is neither
             annotation["area"] = area
             done["areas counted again"] += 1
         box, old = box_of(outline), annotation.get("bbox")
@@ -237,15 +241,22 @@ def covers_something(points: np.ndarray) -> bool:
 # --- both -------------------------------------------------------------------------------------------------------------------
 
 
-def whole(content: dict, panoptic: bool, done: Counter[str], photos: Path | None, pngs: Path | None = None) -> dict:
+def whole(
+    content: dict,
+    panoptic: bool,
+    done: Counter[str],
+    photos: Path | None,
+    pngs: Path | None = None,
+    void: Collection[int] = (),
+) -> dict:
     """A copy in the plain form of `data.foreign`, without twins and without what has no counterpart.
 
     That is annotations of unlisted images, images without their photo, and in a panoptic file images without annotation. `photos`
-    and `pngs` are folders, if known.
+    and `pngs` are folders, if known; segments of the ids `void` are left out.
     """
     remarks = new_remarks()
     of_photos, of_pngs = (Finder(folder) if folder is not None and folder.is_dir() else None for folder in (photos, pngs))
-    content = plain(content, panoptic, remarks, of_photos, of_pngs)
+    content = plain(content, panoptic, remarks, of_photos, of_pngs, void)
     for kind, places in remarks.items():
         if KINDS[kind][2]:
             done[READINGS[kind]] += len(places)

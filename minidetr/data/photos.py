@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from errno import ENAMETOOLONG
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from minidetr.data.images import not_read_here, open_image
-from minidetr.data.names import PHOTO_SUFFIXES, RAW_SUFFIXES, files_below, stem_of
+from minidetr.data.names import PHOTO_SUFFIXES, RAW_SUFFIXES, files_below, png_names, stem_of
 from minidetr.errors import InputError
 
 EARLIER = "of earlier results"
@@ -129,6 +130,16 @@ def check_photos(photos: Photos) -> Photos:
         more = f" (and {len(asked_for) - 1} more of the {len(photos.files)} photos cannot be read)" if len(asked_for) > 1 else ""
         raise InputError(f"{asked_for[0]}{more}")
     return Photos(readable, [*photos.left_out, *((name, BROKEN) for name in problems)], photos.named)
+
+
+def check_names(photos: Mapping[str, Path], folder: Path) -> None:
+    """Raise InputError, naming the photo, whose name is too long for the PNG of it that will be written into `folder`."""
+    for name, png in zip(photos, png_names(list(photos)), strict=True):
+        try:
+            os.lstat(folder / f"{PurePosixPath(png).name}.part")  # as it is called while it is written
+        except OSError as error:
+            if error.errno == ENAMETOOLONG:
+                raise InputError(f"{photos[name]} has too long a name for the PNG that is written of it: shorten it") from None
 
 
 def image_ids(names: Sequence[str]) -> list[int]:

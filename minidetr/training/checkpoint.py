@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +17,20 @@ from minidetr.errors import InputError
 from minidetr.panoptic import whole_file
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+
+
+@contextmanager
+def run_folder(run: Path) -> Iterator[None]:
+    """Make the folder of a run; where the run is refused before it wrote anything, the folders made for it go again."""
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty: the run had begun
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 def write_checkpoint(run: Path, content: dict[str, Any]) -> None:

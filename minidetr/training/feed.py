@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -75,6 +76,31 @@ def is_training_data(train: PanopticDataset, validation: PanopticDataset) -> boo
     return train.json_file.resolve() == validation.json_file.resolve()
 
 
+def fingerprint(data: PanopticDataset) -> dict[str, Any]:
+    """What tells a data set from another one, cheaply and wherever it lies: the number of images, and a hash of the JSON's bytes.
+
+    Of rendered scenes it is the seed of the first one.
+    """
+    if not isinstance(data, CocoPanoptic):
+        return {"images": len(data), "content": str(getattr(data, "seed", ""))}
+    with data.json_file.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"images": len(data), "content": digest.hexdigest()}
+
+
+def changed_data(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:
+    """One line if a run goes on with other data than it began with, by their `fingerprint`s; none where one is not known."""
+    told = []
+    for part in before.keys() & now.keys():
+        if before[part] != now[part]:
+            old, new = before[part]["images"], now[part]["images"]
+            told.append(f"{part}: {old} images then, {new} now" if old != new else f"{part}: as many images, but another JSON")
+    advice = "give the earlier data, or start a new run with --from, if that is not what you want"
+    return [f"attention: the run goes on with other data than it had before ({'; '.join(sorted(told))}): {advice}"] if told else []
+
+
 def looked_through(train: PanopticDataset, validation: PanopticDataset, count: int, queries: int) -> list[str]:
     """Find every problem before the first iteration, not after hours; returns what is worth telling, a line each.
 
@@ -101,6 +127,30 @@ def looked_through(train: PanopticDataset, validation: PanopticDataset, count: i
             "note: scores are those of the training data, what was learned by heart: give --validation, or train/ and val/"
         )
     return lines
+
+
+def something_to_learn(train: PanopticDataset, validation: PanopticDataset, count: int) -> list[str]:
+    """One line if none of the first `count` validation images, those that are judged, has a segment to be judged by.
+
+    Crowds are none. Raises InputError, naming the JSON, where the whole training set has nothing to learn from.
+    """
+    if lack := without_segments(train, len(train)):
+        raise InputError(f"there is nothing to learn: {lack}")
+    lack = without_segments(validation, min(count, len(validation)))
+    return [f"attention: scores will be nan: {lack}"] if lack else []
+
+
+def without_segments(data: PanopticDataset, count: int) -> str:
+    """What is to be said of a data set whose first `count` images have nothing but void and crowds; "" of any other."""
+    if not isinstance(data, CocoPanoptic):
+        return ""
+    crowds = data.index.crowds[: data.index.starts[count]]
+    if not crowds.all():
+        return ""
+    where = f"{data.json_file} has in its first {count} images" if count < len(data) else f"{data.json_file} has"
+    if not len(crowds):
+        return f"{where} no segment, all is void: annotate them, or correct --void"
+    return f"{where} no segment but crowds: read them as objects by --crowds as-objects"
 
 
 def check_same_classes(train: CocoPanoptic, validation: CocoPanoptic) -> None:

@@ -35,11 +35,22 @@ from minidetr.training.checkpoint import (
     has_checkpoint,
     random_state,
     read_checkpoint,
+    run_folder,
     set_random_state,
     write_checkpoint,
 )
 from minidetr.training.devices import PRECISIONS, agreed, start_devices, stop_requested, training_attention
-from minidetr.training.feed import EpochBatches, is_training_data, loader, looked_through, open_data, open_test
+from minidetr.training.feed import (
+    EpochBatches,
+    changed_data,
+    fingerprint,
+    is_training_data,
+    loader,
+    looked_through,
+    open_data,
+    open_test,
+    something_to_learn,
+)
 from minidetr.training.judge import THRESHOLDS, in_words, judge_once, scores_of
 from minidetr.training.objective import start_step
 from minidetr.training.options import MASK_DROP, TrainOptions
@@ -77,15 +88,24 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
         TrainOptions(**options).filled() if saved is None else restored_options(saved["options"], options | {"output": str(resume)})
     )
     accelerator = start_devices(settings)
+    if not accelerator.is_main_process:
+        return go_through(accelerator, settings, saved, warning)
+    if saved is None and has_checkpoint(settings.run):
+        raise InputError(
+            f"{settings.run} holds a run already: go on with it by --resume {settings.run}, or choose another --output"
+        )
+    with run_folder(settings.run):
+        return go_through(accelerator, settings, saved, warning)
+
+
+def go_through(accelerator: Accelerator, settings: TrainOptions, saved: dict[str, Any] | None, warning: str | None) -> PanopticDETR:
+    """The run from its start, or from the checkpoint `saved`; `warning` is what there is to say of that. See `train`."""
     folder, say = settings.run, accelerator.print
-    if accelerator.is_main_process:
-        if saved is None and has_checkpoint(folder):
-            raise InputError(f"{folder} holds a run already: go on with it by --resume {folder}, or choose another --output")
-        folder.mkdir(parents=True, exist_ok=True)
     set_seed(settings.seed)  # the same start on every process
     with accelerator.main_process_first():  # one process renders the scenes, the others find them
         data, validation = open_data(settings)
         test = open_test(settings, data)
+    prints = {"training": fingerprint(data), "validation": fingerprint(validation)}
     if saved is None:
         model, lines = starting_model(settings, data.categories)
         place = Place()
@@ -97,11 +117,13 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
         model = PanopticDETR(from_plain(Preset, saved["preset"]), data.categories, saved.get("num_classes"))
         place = Place(**saved["place"])
         lines = [*([warning] if warning else []), f"resumed: {folder} at iteration {place.iteration}"]
+        lines += changed_data(saved.get("data", {}), prints)
     lines += looked_through(data, validation, settings.validation_images, model.preset.queries)
+    lines += something_to_learn(data, validation, settings.validation_images)
     for line in lines:
         say(line)
     report = Report(folder, place.iteration) if accelerator.is_main_process else None
-    run = Run(accelerator, settings, data, validation, place, report)
+    run = Run(accelerator, settings, data, validation, prints, place, report)
     stopped = False
     for number, name in enumerate(settings.steps.split(",")):
         if number >= place.step and not stopped:
@@ -127,6 +149,7 @@ class Run:
     options: TrainOptions
     data: PanopticDataset
     validation: PanopticDataset
+    fingerprints: dict[str, dict[str, Any]]  # of both, by "training" and "validation"
     place: Place
     report: Report | None  # the main process's
 
@@ -317,6 +340,7 @@ class Step:
                 "preset": as_plain(self.model.preset),
                 "num_classes": self.model.num_classes,
                 "categories": [c.to_json() for c in self.model.categories],
+                "data": self.run.fingerprints,
                 "objective": self.objective.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.average.state_dict() if self.average is not None else None,

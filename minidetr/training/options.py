@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import isfinite
+from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,13 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 FROM_RECIPE: Any = None  # an option not given; `filled` puts the value of the preset's recipe there
 MAX_QUERIES = 10_000  # each of them attends to every other one
+TYPES: dict[str, tuple[Any, str]] = {  # annotation of an option -> what it takes, in words; `void_ids` checks void
+    "str": ((str, PathLike), "a text"),
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "bool": (bool, "True or False"),
+    "tuple[str, ...]": ((tuple, list), "names of stages, such as ('stem', 'res2')"),
+}
 
 
 @dataclass(frozen=True)
@@ -90,14 +99,16 @@ class TrainOptions:
 
     def filled(self) -> TrainOptions:
         """The same options with the recipe's values for None. Raises InputError for values that make no sense."""
+        lists = ("reset", "freeze")
+        texts: dict[str, Any] = {name: tuple(text.split(",")) for name in lists if isinstance(text := getattr(self, name), str)}
+        options = replace(self, **texts)
+        options.check_types()
         name = self.preset or preset_of_source(self.from_)
         if name not in TRAINABLE:
             raise InputError(f"there is no preset {name!r} to train: choose one of {', '.join(TRAINABLE)}")
         recipe = RECIPES.get(name, REFERENCE_RECIPE) | (MASK_RECIPES.get(name, {}) if self.steps == "masks" else {})
         missing: dict[str, Any] = {name: value for name, value in recipe.items() if getattr(self, name) is None}
-        texts = {stages: getattr(self, stages) for stages in ("reset", "freeze") if isinstance(getattr(self, stages), str)}
-        missing |= {stages: tuple(text.split(",")) for stages, text in texts.items()}
-        options = replace(self, preset=name, **missing)
+        options = replace(options, preset=name, **missing)
         options.check()
         return options
 
@@ -105,6 +116,7 @@ class TrainOptions:
         """Raise InputError, naming the option, for values that make no sense."""
         from minidetr.data.pngs import void_ids  # here, for `--help` needs no NumPy
 
+        self.check_types()
         for name in (
             "epochs",
             "mask_epochs",
@@ -155,6 +167,17 @@ class TrainOptions:
             raise InputError(f"--queries must be at most {MAX_QUERIES}, not {self.queries}: 100 find what is in most images")
         if (self.dropout or 0) >= 1:
             raise InputError(f"--dropout must lie in 0..1, below 1, not {self.dropout}")
+
+    def check_types(self) -> None:
+        """Raise InputError, naming the option, for a value of another type than it has: from Python anything may be given."""
+        for option in fields(self):
+            kind, _, optional = str(option.type).partition(" | ")
+            value, (types, words) = getattr(self, option.name), TYPES.get(kind, (object, ""))
+            if value is None and (optional or option.default is None):
+                continue
+            fits = isinstance(value, types) and (kind == "bool" or not isinstance(value, bool))
+            if not fits or isinstance(value, (tuple, list)) and kind in TYPES and not all(isinstance(one, str) for one in value):
+                raise InputError(f"--{option.name.strip('_').replace('_', '-')} must be {words}, but is {value!r}")
 
     @property
     def run(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -200,6 +201,27 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1 and "nowhere.json" in done.stderr
 
 
+def test_names_that_the_output_cannot_show_discard_nothing(tmp_path: Path) -> None:
+    """Redirected output has a code page of a few letters on Windows."""
+    ids = np.zeros((4, 6, 3), np.uint8)
+    ids[..., 0] = 1
+    (tmp_path / "png").mkdir()
+    Image.fromarray(ids).save(tmp_path / "png" / "0.png")
+    segment = {"id": 1, "category_id": 1, "area": 24, "bbox": [0, 0, 6, 4], "iscrowd": 0}
+    content = {
+        "images": [{"id": 0, "file_name": "0.jpg", "width": 6, "height": 4}],
+        "annotations": [{"image_id": 0, "file_name": "0.png", "segments_info": [segment]}],
+        "categories": [{"id": 1, "name": "汽车", "isthing": 1}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    places = [tmp_path / "truth.json", tmp_path / "png"] * 2
+    command = [sys.executable, "-m", "minidetr", "evaluate", *places, "--per-class"]
+    settings = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, capture_output=True, encoding="cp1252", env=settings, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\u6c7d\u8f66" in done.stdout
+
+
 @pytest.mark.parametrize("place", ["before", "behind"])
 def test_debug_shows_the_traceback(place: str, tmp_path: Path) -> None:
     command = ["predict", tmp_path, "--model", "m", "--output", tmp_path / "out"]
@@ -290,6 +312,33 @@ def test_photos_without_numbers_are_counted(tmp_path: Path, model: StandIn) -> N
     images = json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]
     assert [(image["id"], image["file_name"]) for image in images] == [(1, "b.png"), (2, "3.png")]
     assert model.calls[0][1:] == (None, False)  # the model's own threshold, full precision
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other limits there")
+def test_a_name_too_long_for_what_is_written_is_one_sentence(tmp_path: Path, model: StandIn, capsys: pytest.CaptureFixture) -> None:
+    """The temporary file has five letters more than the photo; it is said before any photo is worked on."""
+    long = photo(tmp_path / "photos" / ("x" * 247 + ".jpg"))
+    photo(tmp_path / "photos" / "a.jpg")
+    assert predict(tmp_path / "photos", "--output", tmp_path / "out") == 2
+    assert model.calls == [] and not (tmp_path / "out").exists() and not parts(tmp_path)
+    assert capsys.readouterr().err == f"minidetr: {long} has too long a name for the PNG that is written of it: shorten it\n"
+    annotation = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "segmentation": [[1, 1, 9, 1, 9, 9]],
+        "bbox": [1, 1, 8, 8],
+        "iscrowd": 0,
+    }
+    content = {"images": [{"id": 1, "file_name": long.name}], "annotations": [annotation]}
+    (tmp_path / "export.json").write_text(json.dumps(content | {"categories": [{"id": 1, "name": "crane"}]}))
+    assert run("data", "assemble", tmp_path / "export.json", tmp_path / "photos", tmp_path / "out", "--skip-missing") == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        sentence.startswith(f"minidetr: {long.stem}.png is too long for a file's name")
+        and "shorten the name of the photo" in sentence
+    )
+    assert not (tmp_path / "out").exists() and not parts(tmp_path)
 
 
 def test_overwriting_replaces_an_earlier_result_whole(tmp_path: Path, model: StandIn) -> None:

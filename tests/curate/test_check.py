@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minidetr.commands.main import build_parser
+from minidetr.commands.main import build_parser, main
 from minidetr.curate.check import check
 from minidetr.curate.findings import BENDS, BREAKS, KINDS, LEVELS
 from minidetr.curate.fix import fix
@@ -254,6 +254,52 @@ def test_pngs_with_one_possible_reading_are_mended(good: Path, folder: Path, tmp
     change(folder / "panoptic.json", lambda c: segment(c).update(id=200))  # now no reading fits: a person must look
     wrong = {"id-not-listed": 1, "id-without-pixel": 1} if mode == "RGBA" else {"png-mode": 1}
     assert serious(fix(folder, tmp_path / "out2").left) == wrong
+
+
+def test_ids_that_mean_void_are_written_as_0(folder: Path, tmp_path: Path) -> None:
+    """The mended copy needs no --void: neither the new look nor training stumbles over what the JSON doesn't list."""
+    change(folder / "panoptic.json", lambda c: c["annotations"][1]["segments_info"].append({"id": 255, "category_id": 1}))
+    before = CocoPanoptic.from_folder(folder).index
+    for name in ("000000.png", "000001.png"):
+        colours = np.asarray(Image.open(folder / "panoptic" / name)).copy()
+        colours[:10, :10] = (255, 0, 0)
+        Image.fromarray(colours).save(folder / "panoptic" / name)
+    assert serious(check(folder)).keys() >= {"id-not-listed"}
+    fixed = fix(folder, tmp_path / "out", void=(255,))
+    assert serious(fixed.left) == {} and fixed.done["panoptic PNGs written with 0 for void"] == 2
+    data = CocoPanoptic.from_folder(tmp_path / "out")
+    assert len(data.index.segment_ids) <= len(before.segment_ids) - 1 and 255 not in data.index.segment_ids
+    for index in range(2):
+        assert not data.read(index)[1][:10, :10].any()
+    unchanged = "000002.png"
+    assert (tmp_path / "out" / "panoptic" / unchanged).read_bytes() == (folder / "panoptic" / unchanged).read_bytes()
+    argv = ["data", "check", str(folder), "--void", "255", "--fix", str(tmp_path / "again")]
+    assert main(argv) == 0 and contents(tmp_path / "again") == contents(tmp_path / "out")
+
+
+def test_numbers_that_json_lacks_are_not_written(folder: Path, tmp_path: Path) -> None:
+    """Python writes NaN, which no other reader of JSON takes: areas and boxes are measured again, anything else is null."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    nan = float("nan")
+    whole = json.loads((folder / "panoptic.json").read_text())
+    change(folder / "panoptic.json", lambda c: c["annotations"][0]["segments_info"][0].update(area=nan, bbox=[nan] * 4))
+    change(folder / "panoptic.json", lambda c: c["images"][0].update(taken=float("inf")))
+    square = {"image_id": 0, "category_id": 1, "segmentation": [[1, 1, 11, 1, 11, 11, 1, 11]], "iscrowd": 0}
+    boxes = [
+        square | {"id": 1, "area": nan, "bbox": [nan, 1, 10, 10]},
+        {"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, nan]},
+    ]
+    (folder / "detection.json").write_text(json.dumps(whole | {"annotations": boxes}))
+    fix(folder, tmp_path / "out")
+    panoptic, detection = (
+        json.loads((tmp_path / "out" / name).read_text(), parse_constant=refuse) for name in ("panoptic.json", "detection.json")
+    )
+    assert panoptic["annotations"] == whole["annotations"] and panoptic["images"][0]["taken"] is None
+    assert [detection["annotations"][0][key] for key in ("area", "bbox")] == [100, [1, 1, 10, 10]]
+    assert detection["annotations"][1]["bbox"] == [0, 0, 9, None]
 
 
 def test_photos_of_other_kinds_are_written_as_rgb(folder: Path, tmp_path: Path) -> None:

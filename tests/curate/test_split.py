@@ -214,16 +214,19 @@ def test_a_third_part_for_the_test(tmp_path: Path) -> None:
     assert not (tmp_path / "never").exists()
 
 
-def test_ids_and_names_of_other_tools(tmp_path: Path) -> None:
-    """cityscapesScripts' text ids, label-studio#7294's backslashes: each part is a data set that can be read."""
+@pytest.mark.parametrize(
+    ("write_id", "place", "read_id"), [("town_{}", "images\\", "town_{}"), ("{}", "C:\\photos\\", None), ("0{}", "/home/me/", None)]
+)
+def test_ids_and_names_of_other_tools(tmp_path: Path, write_id: str, place: str, read_id: str | None) -> None:
+    """cityscapesScripts' text ids, label-studio#7294's backslashes, digits in quotes, a drive: each part can be read."""
     write_coco_panoptic(SceneData(6, seed=3, size=64), tmp_path / "site")
     file = tmp_path / "site" / "panoptic.json"
     content = json.loads(file.read_text())
     for image, annotation in zip(content["images"], content["annotations"], strict=True):
-        image["id"] = annotation["image_id"] = f"town_{image['id']}"
-        image["file_name"] = "images\\" + image["file_name"]
+        image["id"] = annotation["image_id"] = write_id.format(image["id"])
+        image["file_name"] = place + image["file_name"]
     file.write_text(json.dumps(content))
     split(tmp_path / "site", tmp_path / "out", share=0.5)
     parts = [CocoPanoptic.from_folder(tmp_path / "out" / name) for name in ("train", "val")]
-    assert sorted(i for part in parts for i in part.image_ids) == [f"town_{i}" for i in range(6)]
+    assert sorted(i for part in parts for i in part.image_ids) == [read_id.format(i) if read_id else i for i in range(6)]
     assert all(part.read(index)[0].size == (64, 64) for part in parts for index in range(len(part)))

@@ -16,7 +16,8 @@ from torchvision.transforms import v2
 from minidetr.data.coco import CocoPanoptic, write_coco_panoptic
 from minidetr.errors import InputError
 from minidetr.scenes.dataset import VALIDATION_SEED, SceneData
-from minidetr.training.feed import EpochBatches, Seeded, is_training_data, loader, looked_through, open_data
+from minidetr.training import loop
+from minidetr.training.feed import EpochBatches, Seeded, is_training_data, loader, looked_through, open_data, something_to_learn
 from minidetr.training.options import TrainOptions
 
 SIZE = 64
@@ -283,6 +284,33 @@ def test_a_class_of_crowds_is_told_and_can_be_read_as_objects(written: Path) -> 
     train, validation = open_data(TrainOptions(preset="tiny", data=str(written), size=64, crowds="as-objects").filled())
     assert all(len(target.labels) > 0 for _, target in train)
     assert not [line for line in looked_through(train, validation, 10, 100) if "crowds" in line]
+
+
+def test_data_without_anything_to_learn_is_refused(written: Path, tmp_path: Path) -> None:
+    """Crowds and void alone: such a run went on to the end with a PQ of nan."""
+    both, given = tmp_path / "both", {"preset": "tiny", "data": str(tmp_path / "both"), "size": 64}
+    shutil.copytree(written, both / "train")
+    shutil.copytree(written, both / "val")
+    assert something_to_learn(*open_data(TrainOptions(**given).filled()), 10) == []
+
+    edited(both / "val", lambda c: [s.update(iscrowd=1) for a in c["annotations"][:2] for s in a["segments_info"]])
+    data = open_data(TrainOptions(**given).filled())
+    assert something_to_learn(*data, 3) == []  # the third image has objects
+    [line] = something_to_learn(*data, 2)
+    assert (
+        f"nan: {both / 'val' / 'panoptic.json'} has in its first 2 images no segment but crowds" in line and "attention: " in line
+    )
+
+    edited(both / "train", lambda c: [s.update(iscrowd=1) for a in c["annotations"] for s in a["segments_info"]])
+    with pytest.raises(InputError, match=r"train.panoptic\.json has no segment but crowds: .*--crowds as-objects"):
+        something_to_learn(*open_data(TrainOptions(**given).filled()), 2)
+    assert something_to_learn(*open_data(TrainOptions(**given, crowds="as-objects").filled()), 2) == []
+
+    edited(both / "train", lambda c: [a.update(segments_info=[]) for a in c["annotations"]])
+    with pytest.raises(InputError, match=r"train.panoptic\.json has no segment, all is void: annotate them"):
+        something_to_learn(*open_data(TrainOptions(**given).filled()), 2)
+    with pytest.raises(InputError, match="nothing to learn"):
+        loop.train(output=str(tmp_path / "run"), **given, device="cpu", workers=0)
 
 
 def test_what_was_read_otherwise_is_told(written: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from torchvision.ops import box_convert, generalized_box_iou
 
 from minidetr.data.batch import Batch
+from minidetr.data.coco import write_coco_panoptic
 from minidetr.data.targets import Target
 from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
@@ -155,6 +157,35 @@ def test_a_run_is_neither_overwritten_nor_made_up(tiny, tmp_path, no_pictures):
     with pytest.raises(InputError, match="nowhere holds no checkpoint.pt to resume from"):
         train(resume=tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_that_goes_on_with_other_data_says_so(tiny, tmp_path, no_pictures, capsys):
+    """Fewer images or another JSON are said in one line; the same data at another place, or an old checkpoint, are not."""
+    first, moved, other = (tmp_path / name for name in ("first", "moved", "other"))
+    write_coco_panoptic(SceneData(4, 0, SIZE), first)
+    write_coco_panoptic(SceneData(2, 9, SIZE), other)
+    run = tmp_path / "run"
+
+    def told(data: Path) -> list[str]:
+        capsys.readouterr()
+        train(resume=run, data=str(data))
+        out = capsys.readouterr().out
+        assert f"resumed: {run}" in out
+        return [line for line in out.splitlines() if "other data" in line]
+
+    train(output=str(run), **tiny | {"data": str(first), "epochs": 1, "steps": "boxes"})
+    first.rename(moved)
+    assert told(moved) == []
+    [line] = told(other)
+    assert line.startswith("attention: ") and "training: 4 images then, 2 now; validation: 4 images then, 2 now" in line
+    content = json.loads((moved / "panoptic.json").read_text())
+    content["annotations"][0]["segments_info"][0]["area"] += 1
+    (moved / "panoptic.json").write_text(json.dumps(content))
+    assert "training: as many images, but another JSON" in told(moved)[0]
+    saved = torch.load(run / NAME, weights_only=True)
+    del saved["data"]
+    torch.save(saved, run / NAME)
+    assert told(other) == []
 
 
 def test_a_checkpoint_of_another_version_is_a_sentence(tiny, tmp_path, no_pictures):
@@ -572,7 +603,18 @@ def test_too_few_queries_are_noted(tiny, tmp_path, no_pictures, capsys):
 def test_a_data_set_is_checked_before_a_run_begins(tiny, tmp_path):
     with pytest.raises(InputError, match="neither 'scenes' nor a folder"):
         train(output=str(tmp_path / "run"), **tiny | {"data": str(tmp_path / "nowhere")})
-    assert not list((tmp_path / "run").glob("*.safetensors"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_run_leaves_no_folder_of_its_own(tiny, tmp_path):
+    """Neither the folder nor those above that were made for it; what was there stays."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("precious")
+    for name in ("new/below/run", "empty", "mine", "mine/run"):
+        with pytest.raises(InputError, match="neither 'scenes' nor a folder"):
+            train(output=str(tmp_path / name), **tiny | {"data": str(tmp_path / "nowhere")})
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "mine", "notes.txt"]
 
 
 def test_a_data_set_without_any_segment_trains_and_is_evaluated(tiny, tmp_path, no_pictures, monkeypatch):

@@ -6,6 +6,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from minidetr.commands.main import build_parser
@@ -93,6 +94,33 @@ def test_a_senseless_value_is_one_sentence(given, sentence):
     with pytest.raises(InputError, match=sentence) as caught:
         TrainOptions(**({"preset": "tiny"} | given)).filled()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"epochs": "1"}, "--epochs must be a number, but is '1'"),
+        ({"batch_size": 2.5}, "--batch-size must be a whole number, but is 2.5"),
+        ({"size": True}, "--size must be a whole number, but is True"),
+        ({"preset": ["tiny"]}, "--preset must be a text, but is .'tiny'."),
+        ({"from_": 7}, "--from must be a text, but is 7"),
+        ({"workers": None}, "--workers must be a whole number, but is None"),
+        ({"freeze": 3}, "--freeze must be names of stages, .*, but is 3"),
+        ({"reset": (["stem"],)}, "--reset must be names of stages"),
+        ({"quiet": "yes"}, "--quiet must be True or False, but is 'yes'"),
+        ({"steps": ["boxes", "masks"]}, "--steps must be a text"),
+        ({"void": "255"}, "void is '255'"),
+    ],
+)
+def test_a_value_of_another_type_is_one_sentence(given, sentence):
+    with pytest.raises(InputError, match=sentence):
+        TrainOptions(**({"preset": "tiny"} | given)).filled()
+
+
+def test_values_that_do_for_a_type():
+    given = {"data": Path("data"), "epochs": 1, "size": np.int64(64), "freeze": ["stem"], "reset": "res2", "queries": None}
+    options = TrainOptions(preset="tiny", **given).filled()
+    assert (options.freeze, options.reset) == (["stem"], ("res2",))
 
 
 def test_every_stage_names_parameters_and_together_they_name_all():
