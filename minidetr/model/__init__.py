@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +122,7 @@ class PanopticDETR(nn.Module):
         leaks into its neighbours' convolutions and would change the result a little. Raises InputError.
         """
         threshold = self.preset.threshold if threshold is None else threshold
-        if not isinstance(threshold, (Real, Tensor)) or not 0 <= threshold <= 1:
+        if isinstance(threshold, str) or not 0 <= threshold <= 1:
             raise InputError(f"the threshold must be a number that lies in 0..1, not {threshold!r}")
         was_training = self.training
         self.eval()
