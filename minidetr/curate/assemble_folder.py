@@ -70,7 +70,8 @@ def assemble_folder(
 
     if names == [""]:
         return AssembledFolder(layout, {"": made_of(layout.parts[0], out, overwrite)})
-    with output_folder(out, names, overwrite, [part.json_file for part in layout.parts]) as whole:  # all parts, or none
+    inputs = [path for part in layout.parts for path in part.inputs] + [Path(path) for path in (under,) if path is not None]
+    with output_folder(out, names, overwrite, inputs) as whole:  # all parts, or none
         return AssembledFolder(layout, {part.name: made_of(part, whole / part.name, False) for part in layout.parts})
 
 
@@ -127,7 +128,7 @@ def link_panoptic(part: Part, out: Path, overwrite: bool, skip_missing: bool) ->
         raise InputError(f"{part.json_file}: no image is left to assemble")
     images, entries, linked = [], [], True
     content = {image.get("id"): image for image in read_json(part.json_file)["images"] if isinstance(image, dict)}
-    with output_folder(out, ("panoptic.json", "panoptic", "images"), overwrite, (part.json_file, part.photos, part.pngs)) as made:
+    with output_folder(out, ("panoptic.json", "panoptic", "images"), overwrite, part.inputs) as made:
         for (image_id, name), png in zip(kept.items(), png_names(list(kept.values())), strict=True):
             linked &= link_or_copy(part.photos / name, made / "images" / name)
             linked &= link_or_copy(part.pngs / annotations[image_id]["file_name"], made / "panoptic" / png)

@@ -31,6 +31,11 @@ class Part:
     pngs: Path | None = None
     renamed: tuple[str, str] | None = None
 
+    @property
+    def inputs(self) -> list[Path]:
+        """Everything that is read of it: file and folders."""
+        return [path for path in (self.json_file, self.photos, self.pngs) if path is not None]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -62,10 +67,10 @@ def layout_of(folder: str | Path) -> Layout:
 
 def incomplete(folder: Path, parts: list[Part]) -> list[str]:
     """Annotations of segments, and folders called like a part, that none of `parts` reads: paths below `folder`."""
-    read = {part.json_file for part in parts} | {place for part in parts for place in (part.photos, part.pngs)}
+    read = {path for part in parts for path in part.inputs}
     patterns = ("*/instances_*.json", "*/panoptic_*.json", "*_panoptic_*.json", "gtFine/*_panoptic_*.json")
     files = [path for pattern in patterns for path in folder.glob(pattern) if path not in read]
-    read_too = {parent for path in read if path is not None for parent in path.parents}
+    read_too = {parent for path in read for parent in path.parents}
     places = [folder / part for part in PARTS if (folder / part).is_dir()]
     places = [p for p in places if p not in read_too and not any(p.is_relative_to(part.photos) for part in parts)]
     return sorted({path.relative_to(folder).as_posix() for path in [*files, *places]})

@@ -299,3 +299,13 @@ def test_what_is_read_is_never_overwritten(tmp_path: Path, overwrite: bool) -> N
         assemble_folder(tmp_path / "own", tmp_path / "own", overwrite=overwrite)
     assert [path for path in sorted(tmp_path.rglob("*")) if not path.is_relative_to(tmp_path / "own")] == before
     assert (tmp_path / "own/train/images/1.jpg").is_file()
+
+
+def test_photos_of_subsets_are_never_overwritten(tmp_path: Path) -> None:
+    """images/train and images/val have the names of the parts of a result."""
+    for subset in ("train", "val"):
+        photo(tmp_path / "in/images" / subset / f"{subset}.jpg")
+        detection(tmp_path / "in/annotations" / f"instances_{subset}.json", [f"{subset}.jpg"])
+    with pytest.raises(InputError, match=r"images/train lies in .*images, which would be replaced"):
+        assemble_folder(tmp_path / "in", tmp_path / "in/images", overwrite=True)
+    assert (tmp_path / "in/images/train/train.jpg").is_file() and (tmp_path / "in/images/val/val.jpg").is_file()
