@@ -30,6 +30,15 @@ def add_command(commands: Commands, run: Callable[[Arguments], None], summary: s
     return parser
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """How a model is read and run on photos."""
+    parser.add_argument("--preset", metavar="NAME", help="the published model that a renamed or fine-tuned file has the shape of")
+    parser.add_argument("--categories", metavar="FILE.json", help=CATEGORIES_HELP)
+    parser.add_argument("--threshold", type=fraction, metavar="SCORE", help="drop what scores below, 0 to 1 (default: the model's)")
+    parser.add_argument("--batch-size", type=whole_number, default=1, metavar="B", help="photos computed together (default: 1)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
+
+
 def whole_number(text: str) -> int:
     """An argument that must be 1, 2, 3, ..."""
     if not text.isdecimal() or int(text) < 1:

@@ -7,11 +7,10 @@ import json
 from pathlib import Path
 
 from minidetr.commands.arguments import (
-    CATEGORIES_HELP,
     Arguments,
     Commands,
     add_command,
-    fraction,
+    add_model_options,
     ids_of_nothing,
     whole_number,
 )
@@ -109,14 +108,10 @@ def add_label_stuff(commands: Commands) -> None:
     parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a photo, or a folder with subfolders")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write, new or empty")
     parser.add_argument("--weights", required=True, metavar="NAME", help="detr-r101-panoptic, ..., tiny, or a file or run")
-    parser.add_argument("--preset", metavar="NAME", help="the published model that a renamed or fine-tuned file has the shape of")
-    parser.add_argument("--categories", metavar="FILE.json", help=CATEGORIES_HELP)
     parser.add_argument(
         "--map", type=Path, metavar="FILE.toml", help="which of its classes are which stuff (default: COCO's 53 into 15 and misc)"
     )
-    parser.add_argument("--threshold", type=fraction, metavar="SCORE", help="drop what scores below, 0 to 1 (default: the model's)")
-    parser.add_argument("--batch-size", type=whole_number, default=1, metavar="B", help="photos computed together (default: 1)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
+    add_model_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in OUT")
 
 

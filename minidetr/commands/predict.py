@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from minidetr.commands.arguments import CATEGORIES_HELP, Arguments, Commands, add_command, fraction, whole_number
+from minidetr.commands.arguments import Arguments, Commands, add_command, add_model_options
 
 
 def add_predict(commands: Commands) -> None:
@@ -19,13 +19,9 @@ def add_predict(commands: Commands) -> None:
     parser.add_argument(
         "--model", required=True, metavar="NAME", help="tiny, detr-r50-panoptic, ..., a file or run, or ORG/NAME of the hub"
     )
-    parser.add_argument("--preset", metavar="NAME", help="the published model that a renamed or fine-tuned file has the shape of")
-    parser.add_argument("--categories", metavar="FILE.json", help=CATEGORIES_HELP)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write, new or empty")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in DIR")
-    parser.add_argument("--threshold", type=fraction, metavar="SCORE", help="drop what scores below, 0 to 1 (default: the model's)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
-    parser.add_argument("--batch-size", type=whole_number, default=1, metavar="B", help="photos computed together (default: 1)")
+    add_model_options(parser)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="default: float32")
 
 

@@ -5,6 +5,7 @@ A check is a method of a `Checker` that calls `found(kind, where, image)`; every
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from numbers import Real
@@ -26,7 +27,7 @@ LONGEST = 1333  # pixels: longer photos are reduced to this before the model see
 CELL = 4 * 4  # pixels of the image behind one cell of the predicted masks
 
 
-class Checker:
+class Checker(ABC):
     """One file under examination; what is found goes to `report`. A format says how to `check` its annotations."""
 
     is_panoptic: bool
@@ -47,9 +48,9 @@ class Checker:
         self.every: Counter[int] = Counter()
         self.crowds: Counter[int] = Counter()
 
+    @abstractmethod
     def check(self) -> Report:
         """Look at everything."""
-        raise NotImplementedError
 
     def found(self, kind: str, where: str, image: str = "") -> None:
         self.report.found[kind].append((image, where))

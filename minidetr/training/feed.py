@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from minidetr.errors import InputError, WorkerDied
 from minidetr.evaluate.pairs import class_key
 from minidetr.scenes.dataset import HELD_OUT_SEED, VALIDATION_SEED, SceneData
 from minidetr.training.options import TrainOptions
+from minidetr.weights.files import hash_of
 
 VALIDATION_NAMES = ("val", "valid", "validation")
 
@@ -83,11 +83,7 @@ def fingerprint(data: PanopticDataset) -> dict[str, Any]:
     """
     if not isinstance(data, CocoPanoptic):
         return {"images": len(data), "content": str(getattr(data, "seed", ""))}
-    with data.json_file.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"images": len(data), "content": digest.hexdigest()}
+    return {"images": len(data), "content": hash_of(data.json_file)}
 
 
 def changed_data(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:
