@@ -53,8 +53,8 @@ def add_train(commands: Commands) -> None:
     data.add_argument("--size", type=int, metavar="PIXELS", help="short side of the images")
     data.add_argument(
         "--augment",
-        choices=("full", "flip", "none"),
-        help="flips, sizes, crops (scenes: flips); flips; nothing (default: full)",
+        choices=("colour", "full", "flip", "none"),
+        help="flips, sizes, crops and colours; all but colours (scenes: flips); flips; nothing (default: the recipe's)",
     )
     data.add_argument("--scenes", type=int, metavar="COUNT", help="scenes rendered for training (default: 8000)")
     data.add_argument("--scene-seed", type=int, metavar="SEED", help="of the first of them (default: 0)")
@@ -67,8 +67,17 @@ def add_train(commands: Commands) -> None:
     data.add_argument("--workers", type=int, metavar="N", help="processes that load data (default: 2)")
     data.add_argument("--cache", metavar="DIR", help="where rendered scenes are kept (default: runs/cache)")
 
-    recipe = parser.add_argument_group("recipe (default: the preset's)")
+    data.add_argument("--evaluate-minutes", type=float, metavar="M", help="evaluate by the clock (fine-tuning: every 5 minutes)")
+
+    recipe = parser.add_argument_group("recipe (default: the preset's, or that of fine-tuning)")
+    recipe.add_argument(
+        "--recipe",
+        choices=("auto", "preset", "fine-tuning"),
+        help="the options below that aren't given; auto: fine-tuning where few photos meet weights that have learned",
+    )
     recipe.add_argument("--batch-size", type=int, metavar="B", help="images an iteration, over all processes")
+    recipe.add_argument("--accumulate", type=int, metavar="PARTS", help="take each batch in so many parts, for want of memory")
+    recipe.add_argument("--compile", action="store_true", default=None, help="compile the mask head (faster on a GPU)")
     for name in ("learning-rate", "backbone-learning-rate", "weight-decay", "clip", "warmup", "drop", "dropout"):
         recipe.add_argument(f"--{name}", type=float, metavar="X")
     recipe.add_argument("--schedule", choices=("drop", "cosine"))

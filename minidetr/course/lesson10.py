@@ -21,7 +21,7 @@ from minidetr.scenes.painters import CATEGORIES
 from minidetr.training.objective import start_step
 from minidetr.training.options import TrainOptions
 from minidetr.training.report import read_rows
-from minidetr.training.schedule import moving_average, schedule
+from minidetr.training.schedule import kept_share, schedule
 
 # --- exercises --------------------------------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ def averaged(attempt: Callable[..., Any]) -> None:
         for n in range(1, 30):
             weights = start + torch.randn(6)
             before = expected[0].clone()
-            moving_average(decay)(expected, [weights], torch.tensor(n))
+            expected[0] = expected[0].lerp(weights, 1 - kept_share(decay, n))
             mine = require_tensor(attempt(mine.clone(), weights.clone(), n, decay), (6,), "the average")
             share = min(decay, (1 + n) / (10 + n))
             exchanged = abs(share - 0.5) > 0.01 and close(mine, share * weights + (1 - share) * before)

@@ -45,10 +45,11 @@ class Batch:
             padding[index, :h, :w] = False
         return cls(stacked, padding, sizes)
 
-    def split(self) -> list[Batch]:
-        """A batch of each image, padded as it is here."""
-        singles = zip(self.images.split(1), self.padding.split(1), self.sizes, strict=True)
-        return [Batch(image, padding, [size]) for image, padding, size in singles]
+    def split(self, count: int = 1) -> list[Batch]:
+        """Batches of `count` images, the last of perhaps fewer, padded as they are here."""
+        sizes = [self.sizes[first : first + count] for first in range(0, len(self.sizes), count)]
+        parts = zip(self.images.split(count), self.padding.split(count), sizes, strict=True)
+        return [Batch(images, padding, sizes) for images, padding, sizes in parts]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,7 +63,18 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
-        return Batch(self.images.to(device, non_blocking=True), self.padding.to(device, non_blocking=True), self.sizes)
+        return Batch(moved(self.images, device), moved(self.padding, device), self.sizes)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU can fetch from by itself; torch's DataLoader calls this."""
+        return Batch(self.images.pin_memory(), self.padding.pin_memory(), self.sizes)
+
+
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on `device`, without waiting for a GPU: only pinned memory can be copied while the program goes on."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def processed_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:

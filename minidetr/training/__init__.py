@@ -1,1 +1,1 @@
-"""Training: read options, matching, losses, objective, loop. `minidetr.train` is `minidetr.training.loop.train`."""
+"""Training: read options, matching, losses, objective, loop, step. `minidetr.train` is `minidetr.training.loop.train`."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from minidetr.data.batch import Batch
 from minidetr.data.coco import CocoPanoptic, PanopticDataset
 from minidetr.data.foreign import READINGS, many_crowds
-from minidetr.data.targets import Target
+from minidetr.data.targets import PackedTarget, Target
 from minidetr.data.transforms import evaluation_transform, training_transform
 from minidetr.errors import InputError, WorkerDied
 from minidetr.evaluate.pairs import class_key
@@ -179,7 +179,11 @@ def augmentation(options: TrainOptions) -> v2.Transform:
         return v2.Compose([v2.RandomHorizontalFlip(), resize])
     short_sides = tuple(round(side * scale) for side in range(480, 801, 32))
     crops, crop_range = tuple(round(side * scale) for side in (400, 500, 600)), (round(384 * scale), round(600 * scale))
-    return training_transform(short_sides, round(1333 * scale), crops, crop_range)
+    moved = training_transform(short_sides, round(1333 * scale), crops, crop_range)
+    if options.augment == "full":
+        return moved
+    # Of another camera, another hour: what torchvision's references use, but for the hue, which tells a sign from a tree.
+    return v2.Compose([moved, v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.02)])
 
 
 class EpochBatches:
@@ -207,6 +211,12 @@ class EpochBatches:
             batches.append([(int(order[p]), int(seeds[p])) for p in places[self.rank :: self.world]])
         return batches
 
+    def endless(self, epoch: int, start: int) -> Iterator[list[tuple[int, int]]]:
+        """The batches from number `start` of `epoch` on, epoch after epoch, so that loading need not begin anew with each."""
+        while True:
+            yield from self.of_epoch(epoch, start)
+            epoch, start = epoch + 1, 0
+
 
 class Seeded(Dataset):
     """A data set read by (index, seed): the augmentation depends on the seed alone, not on workers, order or what came before."""
@@ -225,9 +235,13 @@ class Seeded(Dataset):
                 return error
 
 
-def collate_or_mistake(items: list) -> tuple[Batch, list[Target]] | InputError:
-    """`collate`, or the first mistake among the items."""
-    return next((item for item in items if isinstance(item, InputError)), None) or collate(items)
+def collate_or_mistake(items: list) -> tuple[Batch, list[PackedTarget]] | InputError:
+    """`collate` with the targets packed, or the first mistake among the items."""
+    mistake = next((item for item in items if isinstance(item, InputError)), None)
+    if mistake is not None:
+        return mistake
+    batch, targets = collate(items)
+    return batch, [PackedTarget.of(target) for target in targets]
 
 
 def collate(items: list[tuple[Tensor, Target]]) -> tuple[Batch, list[Target]]:
@@ -236,17 +250,20 @@ def collate(items: list[tuple[Tensor, Target]]) -> tuple[Batch, list[Target]]:
     return Batch.pad(list(images)), list(targets)
 
 
-def loader(data: PanopticDataset, batches: list, workers: int) -> Iterator[tuple[Batch, list[Target]]]:
-    """The batches in order, read by `workers` processes (0: by this one).
+def loader(
+    data: PanopticDataset, batches: Iterable[list[tuple[int, int]]], workers: int
+) -> Generator[tuple[Batch, list[PackedTarget]], None, None]:
+    """The batches in order, read by `workers` processes (0: by this one), which live as long as there are batches.
 
     Raises InputError for data that can't be read, WorkerDied when a process dies.
     """
     read = DataLoader(
         Seeded(data),
-        batch_sampler=batches,
+        batch_sampler=cast(Any, batches),
         collate_fn=collate_or_mistake,
         num_workers=workers,
         worker_init_fn=one_thread if workers else None,
+        pin_memory=torch.cuda.is_available(),  # a GPU fetches by itself what lies still
         generator=torch.Generator(),  # its own: the global one must not depend on how often a run was cut off
     )
     try:

@@ -14,11 +14,11 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import box_convert, sigmoid_focal_loss
 
 from minidetr.data.targets import Target
 from minidetr.model import Detections
-from minidetr.training.matching import CostWeights, Matches, match
+from minidetr.training.matching import CostWeights, Matches, match_layers
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,43 @@ class LossWeights:
     no_object: float = 0.1
 
 
-def class_loss(logits: Tensor, matches: Matches, targets: Sequence[Target], no_object: float = 0.1) -> Tensor:
+@dataclass(frozen=True)
+class Normalisers:
+    """What the losses' sums are divided by. A batch that is taken in parts divides those of each part by the whole batch's.
+
+    Each is averaged over the processes, so that the average of their gradients is that of one large batch.
+    """
+
+    classes: float | Tensor  # the weights of all queries in the class loss
+    segments: float | Tensor  # segments in the truth, at least 1
+    masks: float | Tensor  # matched pairs whose masks are judged, at least 1
+    cells: float | Tensor | None = None  # segments that have most of a cell, see `grid_box_losses`
+    cell_classes: float | Tensor | None = None  # labelled cells, see `grid_class_loss`
+    pixel_classes: float | Tensor | None = None
+
+
+def class_loss(
+    logits: Tensor,
+    matches: Matches,
+    targets: Sequence[Target],
+    no_object: float = 0.1,
+    normaliser: float | Tensor | None = None,
+) -> Tensor:
     """Cross entropy of all queries' classes: `logits` B x N x (C+1) -> scalar.
 
     Unmatched queries should say "no object" (the last class). Most are unmatched, so that class is weighted down by `no_object`;
     the mean is over the weights, not over the queries, and over those of all processes, so that their gradients' average is that
-    of one large batch (the reference averages each process's own mean).
+    of one large batch (the reference averages each process's own mean). `normaliser` is the sum of the weights, if known.
     """
     no_object_class = logits.shape[-1] - 1
     expected = torch.full(logits.shape[:2], no_object_class, device=logits.device)  # B N
     expected[matches.image_index, matches.query_index] = matches.select([target.labels for target in targets])
     weight = torch.ones(logits.shape[-1], device=logits.device)  # C+1
-    weight[no_object_class] = no_object
+    weight[no_object_class].fill_(no_object)  # filled, not set: setting copies the number to a GPU and waits for it
     total = F.cross_entropy(logits.float().flatten(0, 1), expected.flatten(), weight, reduction="sum")
-    return total / process_mean(float(weight[expected].sum()), logits.device)
+    if normaliser is None:
+        normaliser = process_mean(len(matches) + no_object * (expected.numel() - len(matches)), logits.device)
+    return total / normaliser
 
 
 def class_error(logits: Tensor, matches: Matches, targets: Sequence[Target]) -> Tensor:
@@ -56,7 +79,7 @@ def class_error(logits: Tensor, matches: Matches, targets: Sequence[Target]) -> 
     return 100 * wrong.sum() / max(len(matches), 1)
 
 
-def box_losses(boxes: Tensor, matches: Matches, targets: Sequence[Target], normaliser: float) -> tuple[Tensor, Tensor]:
+def box_losses(boxes: Tensor, matches: Matches, targets: Sequence[Target], normaliser: float | Tensor) -> tuple[Tensor, Tensor]:
     """L1 and GIoU loss of the matched boxes, summed over pairs / `normaliser`: `boxes` B x N x 4 -> two scalars.
 
     Boxes are (cx, cy, w, h) in 0..1 of the image. L1 alone would forgive small boxes their relative error; GIoU does
@@ -65,13 +88,25 @@ def box_losses(boxes: Tensor, matches: Matches, targets: Sequence[Target], norma
     predicted = boxes[matches.image_index, matches.query_index].float()  # K 4
     expected = matches.select([target.boxes for target in targets])  # K 4
     l1 = F.l1_loss(predicted, expected, reduction="sum")
-    # eps only guards against 0/0: torchvision's default, 1e-7, is a tenth of a pixel's area in a 1000 x 1000 image.
     corners = (box_convert(box, "cxcywh", "xyxy") for box in (predicted, expected))
-    giou = generalized_box_iou_loss(*corners, reduction="sum", eps=1e-12)
-    return l1 / normaliser, giou / normaliser
+    return l1 / normaliser, giou_loss(*corners).sum() / normaliser
 
 
-def dice_loss(mask_logits: Tensor, masks: Tensor, normaliser: float) -> Tensor:
+def giou_loss(predicted: Tensor, expected: Tensor) -> Tensor:
+    """1 - generalised IoU of boxes K x 4, (left, top, right, bottom) with left <= right, top <= bottom: -> K, each in 0..2.
+
+    It is torchvision's `generalized_box_iou_loss` without its selection of the pairs that overlap, for which a GPU is waited for.
+    eps only guards against 0/0: torchvision's default, 1e-7, is a tenth of a pixel's area in a 1000 x 1000 image.
+    """
+    eps = 1e-12
+    overlap = torch.minimum(predicted[:, 2:], expected[:, 2:]) - torch.maximum(predicted[:, :2], expected[:, :2])  # K 2
+    around = torch.maximum(predicted[:, 2:], expected[:, 2:]) - torch.minimum(predicted[:, :2], expected[:, :2])  # K 2
+    intersection, enclosing = overlap.clamp(min=0).prod(-1), around.prod(-1)  # K
+    union = (predicted[:, 2:] - predicted[:, :2]).prod(-1) + (expected[:, 2:] - expected[:, :2]).prod(-1) - intersection
+    return 1 - (intersection / (union + eps) - (enclosing - union) / (enclosing + eps))
+
+
+def dice_loss(mask_logits: Tensor, masks: Tensor, normaliser: float | Tensor) -> Tensor:
     """1 - twice the overlap over the sum of the areas, summed over masks / `normaliser`: two tensors K x H x W -> scalar.
 
     It counts a mask as a whole, so small segments weigh as much as large ones (V-Net, Milletari et al. 2016). The +1 keeps
@@ -83,7 +118,7 @@ def dice_loss(mask_logits: Tensor, masks: Tensor, normaliser: float) -> Tensor:
     return (1 - dice).sum() / normaliser
 
 
-def focal_loss(mask_logits: Tensor, masks: Tensor, normaliser: float, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def focal_loss(mask_logits: Tensor, masks: Tensor, normaliser: float | Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Binary cross entropy of every pixel, times (1 - probability of the truth)^gamma: two tensors K x H x W -> scalar.
 
     Pixels already right hardly count, so the many easy background pixels do not drown the border. Truth 1 weighs `alpha`, truth
@@ -94,7 +129,12 @@ def focal_loss(mask_logits: Tensor, masks: Tensor, normaliser: float, alpha: flo
 
 
 def mask_losses(
-    mask_logits: Tensor, targets: Sequence[Target], matches: Matches, normaliser: float, size: tuple[int, int], stride: int = 1
+    mask_logits: Tensor,
+    targets: Sequence[Target],
+    matches: Matches,
+    normaliser: float | Tensor,
+    size: tuple[int, int],
+    stride: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Focal and DICE loss of the matched masks: `mask_logits` K x h x w, in the order of `matches` -> two scalars.
 
@@ -115,7 +155,7 @@ def mask_losses(
     return torch.stack(focal).sum(), torch.stack(dice).sum()
 
 
-def _resize_and_compare(mask_logits: Tensor, masks: Tensor, normaliser: float, stride: int) -> tuple[Tensor, Tensor]:
+def _resize_and_compare(mask_logits: Tensor, masks: Tensor, normaliser: float | Tensor, stride: int) -> tuple[Tensor, Tensor]:
     mask_logits, masks = mask_logits[:, None].float(), masks[:, None].float()  # K 1 h w, K 1 H W
     if stride == 1:
         mask_logits = F.interpolate(mask_logits, masks.shape[-2:], mode="bilinear", align_corners=False)  # K 1 H W
@@ -124,21 +164,27 @@ def _resize_and_compare(mask_logits: Tensor, masks: Tensor, normaliser: float, s
     return focal_loss(mask_logits, masks, normaliser), dice_loss(mask_logits, masks, normaliser)
 
 
-def process_mean(value: float, device: torch.device | None = None) -> float:
-    """`value` averaged over all processes. `device` is where the processes meet (NCCL needs a GPU).
+def process_mean(value: float | Tensor, device: torch.device | None = None) -> float | Tensor:
+    """`value` averaged over all processes, which is `value` itself where there is one. `device` is where the processes meet.
 
-    Every process then divides by the same number, so the average of their gradients is that of one large batch.
+    Every process then divides by the same number, so the average of their gradients is that of one large batch. A tensor stays
+    one: to ask a GPU for its number would mean to wait for it.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return value
-    total = torch.tensor(value, dtype=torch.float32, device=device)
+    total = value.float() if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float32, device=device)
     torch.distributed.all_reduce(total)
-    return float(total) / torch.distributed.get_world_size()
+    return total / torch.distributed.get_world_size()
 
 
-def segment_count(targets: Sequence[Target]) -> float:
+def at_least_one(value: float | Tensor) -> float | Tensor:
+    """The value, but 1 for less, so that nothing is divided by zero."""
+    return value.clamp(min=1.0) if isinstance(value, Tensor) else max(value, 1.0)
+
+
+def segment_count(targets: Sequence[Target]) -> float | Tensor:
     """Number of segments in a process's batch, averaged over all processes, at least 1: what box and mask losses are divided by."""
-    return max(process_mean(sum(len(target.labels) for target in targets), targets[0].labels.device), 1.0)
+    return at_least_one(process_mean(sum(len(target.labels) for target in targets), targets[0].labels.device))
 
 
 @dataclass(frozen=True)
@@ -163,6 +209,7 @@ class SetLoss:
         compute_masks: Callable[[Tensor, Tensor], Tensor] | None = None,
         size: tuple[int, int] | None = None,
         generator: torch.Generator | None = None,
+        normalisers: Normalisers | None = None,
     ) -> dict[str, Tensor]:
         """Scalars by name, unweighted, and only of what trains: "class", "l1", "giou", "focal", "dice"; "class_0", "l1_0",
         "giou_0", "class_1", ... of the earlier decoder layers; "total", the weighted sum, to call `backward` on; "class_error", to
@@ -170,32 +217,50 @@ class SetLoss:
 
         `compute_masks(image_index K, query_index K) -> K x h x w` is called once, for the pairs to be judged and no others; None
         trains no masks. `size` is the padded input (H, W), by default the largest target's. `generator` draws the pairs.
+        `normalisers` are those of a whole batch of which this is a part; by default the batch's own.
         A batch without segments gives zeros that are still connected to the model, so that distributed training does not wait for
         a gradient that never comes. Raises ValueError when there is nothing to train, FloatingPointError as `match` does.
         """
         if not self.train_boxes and compute_masks is None:
             raise ValueError("nothing to train: with train_boxes=False, pass compute_masks")
-        matches = match(detections.logits, detections.boxes, targets, self.costs)
+        divide_by = normalisers or self.normalisers(targets, detections.logits.shape[1])
+        layers = [(detections.logits, detections.boxes), *(detections.auxiliary if self.train_boxes else ())]
+        on_host = match_layers(layers, targets, self.costs)
+        device = detections.logits.device
         losses: dict[str, Tensor] = {}
+        last = on_host[0].to(device)
         if self.train_boxes:
-            normaliser = segment_count(targets)
-            losses |= self._detection_losses(detections.logits, detections.boxes, matches, targets, normaliser)
-            for layer, (logits, boxes) in enumerate(detections.auxiliary):
-                own = match(logits, boxes, targets, self.costs)  # an earlier layer may see the objects in other queries
-                of_layer = self._detection_losses(logits, boxes, own, targets, normaliser)
-                losses |= {f"{name}_{layer}": loss for name, loss in of_layer.items()}
+            for layer, ((logits, boxes), own) in enumerate(zip(layers, on_host, strict=True), start=-1):
+                matches = last if layer < 0 else own.to(device)
+                of_layer = self._detection_losses(logits, boxes, matches, targets, divide_by)
+                losses |= of_layer if layer < 0 else {f"{name}_{layer}": loss for name, loss in of_layer.items()}
         if compute_masks is not None:
-            losses |= self._mask_losses(compute_masks, matches, targets, size, generator)
+            judged = on_host[0] if self.masks_per_image is None else on_host[0].sample(self.masks_per_image, generator)
+            losses |= self._mask_losses(compute_masks, judged.to(device), targets, size, divide_by)
         weights = {name.rstrip("_"): weight for name, weight in asdict(self.weights).items()}  # class_ -> class
         total = torch.stack([weights[name.partition("_")[0]] * loss for name, loss in losses.items()]).sum()
-        watched = {"class_error": class_error(detections.logits, matches, targets)} if self.train_boxes else {}
+        watched = {"class_error": class_error(detections.logits, last, targets)} if self.train_boxes else {}
         return losses | {"total": total} | watched
 
+    def normalisers(self, targets: Sequence[Target], queries: int) -> Normalisers:
+        """What the losses of a batch are divided by; known before anything is matched, for N queries match min(N, T) segments."""
+        device = targets[0].labels.device
+        pairs = [min(queries, len(target.labels)) for target in targets]
+        unmatched = queries * len(targets) - sum(pairs)
+        drawn = sum(pairs if self.masks_per_image is None else [min(count, self.masks_per_image) for count in pairs])
+        segments = segment_count(targets)
+        return Normalisers(
+            process_mean(sum(pairs) + self.weights.no_object * unmatched, device),
+            segments,
+            segments if self.masks_per_image is None else at_least_one(process_mean(drawn, device)),
+        )
+
     def _detection_losses(
-        self, logits: Tensor, boxes: Tensor, matches: Matches, targets: Sequence[Target], normaliser: float
+        self, logits: Tensor, boxes: Tensor, matches: Matches, targets: Sequence[Target], divide_by: Normalisers
     ) -> dict[str, Tensor]:
-        l1, giou = box_losses(boxes, matches, targets, normaliser)
-        return {"class": class_loss(logits, matches, targets, self.weights.no_object), "l1": l1, "giou": giou}
+        l1, giou = box_losses(boxes, matches, targets, divide_by.segments)
+        classes = class_loss(logits, matches, targets, self.weights.no_object, divide_by.classes)
+        return {"class": classes, "l1": l1, "giou": giou}
 
     def _mask_losses(
         self,
@@ -203,15 +268,11 @@ class SetLoss:
         matches: Matches,
         targets: Sequence[Target],
         size: tuple[int, int] | None,
-        generator: torch.Generator | None,
+        divide_by: Normalisers,
     ) -> dict[str, Tensor]:
-        normaliser = segment_count(targets)
-        if self.masks_per_image is not None:
-            matches = matches.sample(self.masks_per_image, generator)
-            normaliser = max(process_mean(len(matches), matches.image_index.device), 1.0)
         if size is None:
             height, width = (max(target.masks.shape[axis] for target in targets) for axis in (1, 2))
             size = height, width
         mask_logits = compute_masks(matches.image_index, matches.query_index)  # K h w
-        focal, dice = mask_losses(mask_logits, targets, matches, normaliser, size, self.mask_stride)
+        focal, dice = mask_losses(mask_logits, targets, matches, divide_by.masks, size, self.mask_stride)
         return {"focal": focal, "dice": dice}

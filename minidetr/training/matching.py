@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
+from minidetr.data.batch import moved
 from minidetr.data.targets import Target
 
 
@@ -36,18 +37,25 @@ class Matches:
     def __len__(self) -> int:
         return len(self.image_index)
 
+    def to(self, device: torch.device) -> Matches:
+        """The same pairs on `device`."""
+        return Matches(*moved(torch.stack([self.image_index, self.query_index, self.target_index]), device))
+
     def select(self, values: Sequence[Tensor]) -> Tensor:
         """One tensor (T, ...) for each image -> the row of each pair's segment: (K, ...)."""
         lengths = [0] + [len(value) for value in values[:-1]]
-        start = torch.tensor(lengths).cumsum(0).to(self.image_index.device)  # B: where each image's rows start once concatenated
+        start = moved(torch.tensor(lengths).cumsum(0), self.image_index.device)  # B: where each image's rows start, concatenated
         return torch.cat(list(values))[start[self.image_index] + self.target_index]
 
     def sample(self, per_image: int, generator: torch.Generator | None = None) -> Matches:
-        """At most `per_image` pairs of every image, drawn at random (CPU generator; the global one by default), in order."""
+        """At most `per_image` pairs of every image, drawn at random (CPU generator; the global one by default), in order.
+
+        Of matches on the host, as `match_layers` gives them: a GPU's would be waited for.
+        """
         shuffled = torch.randperm(len(self), generator=generator)
-        image = self.image_index.cpu()[shuffled]
+        image = self.image_index[shuffled]
         drawn_before = (image[:, None] == image).tril(-1).sum(1)  # pairs of the same image that come earlier in the shuffle
-        keep = shuffled[drawn_before < per_image].sort().values.to(self.image_index.device)
+        keep = shuffled[drawn_before < per_image].sort().values
         return Matches(self.image_index[keep], self.query_index[keep], self.target_index[keep])
 
 
@@ -77,20 +85,45 @@ def match(logits: Tensor, boxes: Tensor, targets: Sequence[Target], weights: Cos
     costliest stay unmatched. Matching decides what is compared and has no gradient. Raises FloatingPointError when a cost is
     not finite, which means that the model's predictions no longer are.
     """
-    images = zip(logits, boxes, targets, strict=True)
-    costs = [matching_cost(scores, places, target.labels, target.boxes, weights) for scores, places, target in images]  # B of N T
-    flat = torch.cat([cost.flatten() for cost in costs]).cpu()  # one transfer for the batch: each one makes the GPU wait
+    return match_layers([(logits, boxes)], targets, weights)[0].to(logits.device)
+
+
+@torch.no_grad()
+def match_layers(
+    layers: Sequence[tuple[Tensor, Tensor]], targets: Sequence[Target], weights: CostWeights = CostWeights()
+) -> list[Matches]:
+    """`match` for several decoder layers, a (logits, boxes) each: an earlier layer may see the objects in other queries.
+
+    The matches are on the host. All costs are fetched in one transfer, the only time in an iteration that a GPU is waited for:
+    SciPy's algorithm runs on the CPU.
+    """
+    costs = [
+        matching_cost(scores, places, target.labels, target.boxes, weights)  # N T
+        for logits, boxes in layers
+        for scores, places, target in zip(logits, boxes, targets, strict=True)
+    ]
+    pairs = assign(torch.cat([cost.flatten() for cost in costs]).cpu(), [cost.shape for cost in costs])
+    B = len(targets)
+    return [in_order(pairs[first : first + B]) for first in range(0, len(pairs), B)]
+
+
+def assign(flat: Tensor, shapes: Sequence[torch.Size]) -> list[tuple[Tensor, Tensor]]:
+    """The (query, target) numbers of the cheapest pairs, min(N, T) each, of the costs N x T that lie one after the other."""
     if not flat.isfinite().all():
         raise FloatingPointError(
             "the matching cost is not finite because the model predicts NaN or infinity: "
             "lower the learning rate, clip the gradient or start from an earlier checkpoint"
         )
-    blocks = [block.view(cost.shape) for block, cost in zip(flat.split([cost.numel() for cost in costs]), costs, strict=True)]
-    pairs = []
-    for image, block in enumerate(blocks):
-        query, target = (torch.from_numpy(index) for index in linear_sum_assignment(block.numpy()))
-        pairs.append(torch.stack([torch.full_like(query, image), query, target]))  # 3 min(N, T)
-    return Matches(*torch.cat(pairs, dim=1).to(logits.device))
+    blocks = flat.split([shape.numel() for shape in shapes])
+    solved = (linear_sum_assignment(block.view(shape).numpy()) for block, shape in zip(blocks, shapes, strict=True))
+    return [(torch.from_numpy(query), torch.from_numpy(target)) for query, target in solved]
+
+
+def in_order(pairs: Sequence[tuple[Tensor, Tensor]]) -> Matches:
+    """The (query, target) numbers of each image -> the pairs of the batch."""
+    image = [torch.full_like(query, number) for number, (query, _) in enumerate(pairs)]
+    queries, targets = zip(*pairs, strict=True)
+    return Matches(torch.cat(image), torch.cat(queries), torch.cat(targets))
 
 
 def _corners(boxes: Tensor) -> Tensor:

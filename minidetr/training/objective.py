@@ -9,12 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import box_convert, generalized_box_iou_loss
+from torchvision.ops import box_convert
 
 from minidetr.data.batch import Batch
 from minidetr.data.targets import Target
 from minidetr.model import Detections, Features, PanopticDETR
-from minidetr.training.losses import LossWeights, SetLoss, process_mean
+from minidetr.training.losses import LossWeights, Normalisers, SetLoss, at_least_one, giou_loss, process_mean
 from minidetr.training.options import TrainOptions
 
 FINER = 4  # pixels that a cell of the encoded image tells the class of, in each direction
@@ -57,25 +57,39 @@ class Objective(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
-        """Scalars by name, as `SetLoss` gives them; "total" is to be minimised."""
+    def forward(self, batch: Batch, targets: list[Target], normalisers: Normalisers | None = None) -> dict[str, Tensor]:
+        """Scalars by name, as `SetLoss` gives them; "total" is to be minimised. `normalisers`: of a batch taken in parts."""
         seen = self.model.detect(batch) if self.step != "masks" else self.detect_frozen(batch)
         compute_masks = None
         if self.step != "boxes":
             compute_masks = lambda image_index, query_index: self.model.masks(seen, image_index, query_index)  # noqa: E731
-        losses = self.set_loss(seen, targets, compute_masks, batch.size)
+        losses = self.set_loss(seen, targets, compute_masks, batch.size, normalisers=normalisers)
         if self.pixel_class is not None:
             pixels = F.pixel_shuffle(self.pixel_class(seen.memory), FINER)  # B C 4h 4w
             shares = segment_shares(targets, batch.size, pixels.shape[-2:])
-            losses["pixel_class"] = grid_class_loss(pixels, targets, shares)
+            losses["pixel_class"] = grid_class_loss(pixels, targets, shares, normalisers.pixel_classes if normalisers else None)
             losses["total"] = losses["total"] + self.pixel_class_weight * losses["pixel_class"]
         if self.cells_weight:
-            classes, l1, giou = self.cell_losses(seen.memory, targets, batch.size)
+            classes, l1, giou = self.cell_losses(seen.memory, targets, batch.size, normalisers)
             losses |= {"cell_class": classes, "cell_l1": l1, "cell_giou": giou}
             weights = self.set_loss.weights
             of_cells = weights.class_ * classes + weights.l1 * l1 + weights.giou * giou
             losses["total"] = losses["total"] + self.cells_weight * of_cells
         return losses
+
+    @torch.no_grad()
+    def normalisers(self, batch: Batch, targets: list[Target]) -> Normalisers:
+        """What the losses of the whole batch are divided by, for a batch that is taken in parts."""
+        found = self.set_loss.normalisers(targets, self.model.preset.queries)
+        stride = 16 if self.model.preset.dilation else 32
+        height, width = (-(-side // stride) for side in batch.size)
+        if self.pixel_class is not None:
+            shares = segment_shares(targets, batch.size, (FINER * height, FINER * width))
+            found = replace(found, pixel_classes=labelled_cells(shares))
+        if self.cells_weight:
+            shares = segment_shares(targets, batch.size, (height, width))
+            found = replace(found, cell_classes=labelled_cells(shares), cells=segments_with_cells(shares))
+        return found
 
     @torch.no_grad()
     def detect_frozen(self, batch: Batch) -> Detections:
@@ -88,13 +102,16 @@ class Objective(nn.Module):
             return self.model.detect(batch)
         return join([self.model.detect(image) for image in batch.split()])
 
-    def cell_losses(self, memory: Tensor, targets: list[Target], size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def cell_losses(
+        self, memory: Tensor, targets: list[Target], size: tuple[int, int], normalisers: Normalisers | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Class, L1 and GIoU loss of the encoded image's cells, memory B d h w, each taken for a query."""
         logits, boxes = self.model.heads(memory.flatten(2).transpose(1, 2))  # B h*w C+1, B h*w 4
         grid = memory.shape[-2:]
         shares = segment_shares(targets, size, grid)
-        l1, giou = grid_box_losses(boxes.unflatten(1, grid), targets, shares)
-        return grid_class_loss(logits.transpose(1, 2).unflatten(2, grid), targets, shares), l1, giou
+        l1, giou = grid_box_losses(boxes.unflatten(1, grid), targets, shares, normalisers.cells if normalisers else None)
+        of_cells = logits.transpose(1, 2).unflatten(2, grid)  # B C+1 h w
+        return grid_class_loss(of_cells, targets, shares, normalisers.cell_classes if normalisers else None), l1, giou
 
 
 def join(parts: Sequence[Detections]) -> Detections:
@@ -115,39 +132,59 @@ def segment_shares(targets: list[Target], size: tuple[int, int], grid: Sequence[
     return shares
 
 
-def grid_class_loss(logits: Tensor, targets: list[Target], shares: list[Tensor]) -> Tensor:
+def labelled_cells(shares: list[Tensor]) -> float | Tensor:
+    """How many cells of a batch's grids belong to segments, averaged over the processes, at least 1; `shares` as above."""
+    return at_least_one(process_mean(torch.stack([of_segments.sum() for of_segments in shares]).sum()))
+
+
+def segments_with_cells(shares: list[Tensor]) -> float | Tensor:
+    """How many segments have most of some cell, averaged over the processes, at least 1; `shares` as above."""
+    counts = [(cells_of_segments(of_segments)[2] > 0).sum() for of_segments in shares if len(of_segments)]
+    return at_least_one(process_mean(torch.stack([shares[0].new_zeros(()), *counts]).sum()))
+
+
+def cells_of_segments(shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Shares K h w -> each cell's largest share and whose it is, h*w each, and what each segment's cells have of it in all, K."""
+    share, owner = shares.flatten(1).max(0)
+    return share, owner, share.new_zeros(len(shares)).index_add_(0, owner, share)
+
+
+def grid_class_loss(
+    logits: Tensor, targets: list[Target], shares: list[Tensor], normaliser: float | Tensor | None = None
+) -> Tensor:
     """Cross entropy between the class logits B C h w of a grid over the image and the shares of the classes in its cells.
 
-    `shares` are those of `segment_shares`. The mean is over the labelled cells of all processes, see `class_loss`.
+    `shares` are those of `segment_shares`. The mean is over the labelled cells (`normaliser`, if known) of all processes, see
+    `class_loss`.
     """
     expected = torch.zeros_like(logits, dtype=torch.float32)  # B C h w
     for of_classes, target, of_segments in zip(expected, targets, shares, strict=True):
         of_classes.index_add_(0, target.labels, of_segments)
     loss = -(expected * logits.float().log_softmax(1)).sum()
-    return loss / max(process_mean(float(expected.sum()), logits.device), 1.0)
+    return loss / (labelled_cells(shares) if normaliser is None else normaliser)
 
 
-def grid_box_losses(boxes: Tensor, targets: list[Target], shares: list[Tensor]) -> tuple[Tensor, Tensor]:
+def grid_box_losses(
+    boxes: Tensor, targets: list[Target], shares: list[Tensor], normaliser: float | Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """L1 and GIoU loss between the boxes B h w 4 of a grid's cells and the box of the segment that has most of each cell.
 
     `shares` are those of `segment_shares`. Every segment counts once: its cells share its weight by how much of them it has.
-    Segments that have most of no cell are left out; the sum is divided by the number of the others, averaged over the processes.
-    Returns two scalars.
+    Segments that have most of no cell are left out; the sum is divided by the number of the others (`normaliser`, if known),
+    averaged over the processes. Returns two scalars.
     """
     boxes = boxes.float()
-    l1, giou, count = boxes.sum() * 0, boxes.sum() * 0, 0.0
+    l1, giou = boxes.sum() * 0, boxes.sum() * 0
     for predicted, target, of_segments in zip(boxes.flatten(1, 2), targets, shares, strict=True):  # h*w 4, K h w
         if not len(target.labels):
             continue
-        share, owner = of_segments.flatten(1).max(0)  # h*w
-        total = share.new_zeros(len(target.labels)).index_add_(0, owner, share)  # K
+        share, owner, total = cells_of_segments(of_segments)
         weight = share / total[owner].clamp(min=1e-6)  # h*w
         expected = target.boxes[owner]
         corners = (box_convert(box, "cxcywh", "xyxy") for box in (predicted, expected))
         l1 = l1 + (weight * (predicted - expected).abs().sum(-1)).sum()
-        giou = giou + (weight * generalized_box_iou_loss(*corners, eps=1e-12)).sum()
-        count += float((total > 0).sum())
-    count = max(process_mean(count, boxes.device), 1.0)
+        giou = giou + (weight * giou_loss(*corners)).sum()
+    count = segments_with_cells(shares) if normaliser is None else normaliser
     return l1 / count, giou / count
 
 

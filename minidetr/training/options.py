@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from numbers import Integral, Real
 from os import PathLike
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from minidetr.errors import InputError
-from minidetr.presets import SCENE_SIZE, TRAINABLE
+from minidetr.presets import TRAINABLE, Preset, from_plain
+from minidetr.training.recipes import FEW_PHOTOS, recipe_of
 
 # What can be frozen or reset by name -> the parameters whose names start with one of these.
 STAGES: dict[str, tuple[str, ...]] = {
@@ -49,6 +50,7 @@ class TrainOptions:
     """
 
     output: str = "runs/run"
+    recipe: str = "auto"  # "preset", "fine-tuning", or by the data: fine-tuning for few photos and weights that have learned
     preset: str = FROM_RECIPE  # "tiny", or that of `from_`
     data: str = "scenes"  # or a folder with panoptic.json, images/ and panoptic/, or with train/ and val/ that hold these
     validation: str | None = None  # a folder; by default DATA/val, else the training data itself
@@ -62,7 +64,9 @@ class TrainOptions:
     queries: int | None = None
     crowds: str = "as-crowds"  # or "as-objects": things with iscrowd 1, as CVAT writes every mask, are trained on and counted
     size: int = FROM_RECIPE  # short side in pixels
-    augment: str = "full"  # DETR's flips, sizes and crops (of scenes: flips alone); "flip"; or "none"
+    augment: str = (
+        FROM_RECIPE  # "full": DETR's flips, sizes and crops (of scenes: flips alone); "colour": and colours; "flip"; "none"
+    )
     scenes: int = 8000  # rendered for training, with --data scenes
     scene_seed: int = 0
     validation_images: int = 256
@@ -72,6 +76,8 @@ class TrainOptions:
     mask_epochs: float = FROM_RECIPE
     minutes: float | None = None
     batch_size: int = FROM_RECIPE
+    accumulate: int = 1  # parts that a batch is taken in, for one that doesn't fit into memory: the gradient is the whole batch's
+    compile: bool = False  # the mask head by torch.compile, which takes a minute once
     learning_rate: float = FROM_RECIPE
     backbone_learning_rate: float = FROM_RECIPE
     weight_decay: float = 1e-4
@@ -93,12 +99,16 @@ class TrainOptions:
     workers: int = 2
     seed: int = 0
     evaluate_every: float | None = None  # epochs; by default a tenth of `epochs`; at the end in any case
+    evaluate_minutes: float = FROM_RECIPE  # trained between two evaluations, where evaluate_every isn't given; 0: see there
     checkpoint_minutes: float = 5.0
     cache: str = "runs/cache"  # where rendered scenes are kept
     quiet: bool = False  # no progress bar: a notebook would keep it as it stood
 
-    def filled(self) -> TrainOptions:
-        """The same options with the recipe's values for None. Raises InputError for values that make no sense."""
+    def filled(self, photos: int | None = None) -> TrainOptions:
+        """The same options with the recipe's values for None. Raises InputError for values that make no sense.
+
+        `photos` is how many there are to train on, where they are known by now and no scenes.
+        """
         lists = ("reset", "freeze")
         texts: dict[str, Any] = {name: tuple(text.split(",")) for name in lists if isinstance(text := getattr(self, name), str)}
         options = replace(self, **texts)
@@ -106,11 +116,31 @@ class TrainOptions:
         name = self.preset or preset_of_source(self.from_)
         if name not in TRAINABLE:
             raise InputError(f"there is no preset {name!r} to train: choose one of {', '.join(TRAINABLE)}")
-        recipe = RECIPES.get(name, REFERENCE_RECIPE) | (MASK_RECIPES.get(name, {}) if self.steps == "masks" else {})
+        learned = self.from_ is not None or (TRAINABLE[name].norm == "frozen" and self.backbone_weights != "none")
+        few = photos is not None and photos <= FEW_PHOTOS and learned
+        fine_tuning = self.recipe == "fine-tuning" or (self.recipe == "auto" and few)
+        recipe = recipe_of(name, self.steps, (photos or FEW_PHOTOS) if fine_tuning else None)
         missing: dict[str, Any] = {name: value for name, value in recipe.items() if getattr(self, name) is None}
-        options = replace(options, preset=name, **missing)
+        options = replace(options, preset=name, recipe="fine-tuning" if fine_tuning else "preset", **missing)
         options.check()
         return options
+
+    def told(self) -> str:
+        """The recipe of a run in a line."""
+        passes = (
+            f"{self.minutes:g} minutes"
+            if self.minutes
+            else f"{self.mask_epochs if self.steps == 'masks' else self.epochs:g} epochs"
+        )
+        told = [
+            f"{passes} of batches of {self.batch_size} at {self.size} pixels",
+            f"rate {self.learning_rate:g} (backbone {self.backbone_learning_rate:g}), {self.schedule}",
+            f"augmentation {self.augment}",
+        ]
+        if self.pixel_class or self.cells:
+            told.append(f"dense losses {self.pixel_class:g} and {self.cells:g}")
+        name = "fine-tuning, for few photos" if self.recipe == "fine-tuning" else f"that of {self.preset}"
+        return f"{name}: {', '.join(told)}"
 
     def check(self) -> None:
         """Raise InputError, naming the option, for values that make no sense."""
@@ -128,6 +158,7 @@ class TrainOptions:
             "scenes",
             "validation_images",
             "evaluate_every",
+            "accumulate",
         ):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -138,7 +169,7 @@ class TrainOptions:
                 raise InputError(f"--{name.replace('_', '-')} must be a finite number, not {value}")
         rates = ("backbone_learning_rate", "weight_decay", "clip", "warmup", "drop", "dropout", "checkpoint_minutes")
         weights = ("no_object", "focal", "dice", "pixel_class", "cells")
-        for name in ("seed", "scene_seed", "workers", "masks_per_image", *weights, *rates):
+        for name in ("seed", "scene_seed", "workers", "masks_per_image", "evaluate_minutes", *weights, *rates):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InputError(f"--{name.replace('_', '-')} must not be negative, but is {value}")
@@ -146,7 +177,8 @@ class TrainOptions:
             ("schedule", ("drop", "cosine")),
             ("precision", ("auto", "float32", "bfloat16", "float16")),
             ("mask_stride", (1, 4)),
-            ("augment", ("full", "flip", "none")),
+            ("augment", ("colour", "full", "flip", "none")),
+            ("recipe", ("auto", "preset", "fine-tuning")),
             ("crowds", ("as-crowds", "as-objects")),
             ("steps", ("joint", "boxes,masks", "boxes", "masks")),
         ):
@@ -205,55 +237,19 @@ def preset_of_source(source: str | Path | None) -> str:
     return name
 
 
-REFERENCE_RECIPE = {  # DETR, appendix A.4, and the reference's README
-    "freeze": ("stem", "res2"),
-    "size": 800,
-    "epochs": 300,
-    "mask_epochs": 25,
-    "batch_size": 2,
-    "learning_rate": 1e-4,
-    "backbone_learning_rate": 1e-5,
-    "clip": 0.1,
-    "warmup": 0.0,
-    "schedule": "drop",
-    "drop": 2 / 3,  # at epoch 200 of 300; at 15 of 25 for the masks: see MASK_DROP
-    "dropout": 0.1,
-    "ema": 0.0,
-    "no_object": 0.1,
-    "focal": 1.0,
-    "dice": 1.0,
-    "pixel_class": 0.0,
-    "cells": 0.0,
-    "masks_per_image": 0,
-    "mask_stride": 1,
-}
-MASK_DROP = 15 / 25
+def as_plain(settings: TrainOptions | Preset) -> dict[str, Any]:
+    """A dataclass as what JSON and a weights-only unpickler know."""
+    plain = {tuple: list, type(Path()): str}
+    return {k: plain[type(v)](v) if type(v) in plain else v for k, v in asdict(settings).items()}
 
-RECIPES = {
-    "r18": REFERENCE_RECIPE | {"size": 480, "epochs": 100, "batch_size": 4, "backbone_learning_rate": 3e-5, "warmup": 0.02},
-    "tiny": REFERENCE_RECIPE
-    | {
-        "freeze": (),
-        "size": SCENE_SIZE,
-        "epochs": 30,
-        "batch_size": 8,
-        "learning_rate": 6e-4,
-        "backbone_learning_rate": 6e-4,
-        "clip": 1.0,
-        "warmup": 0.08,
-        "schedule": "cosine",
-        "dropout": 0.0,
-        "ema": 0.998,
-        "no_object": 0.3,
-        "focal": 20.0,
-        "dice": 2.0,
-        "pixel_class": 4.0,
-        "cells": 1.0,
-        "masks_per_image": 6,
-        "mask_stride": 4,
-    },
-}
 
-# For a run that trains the mask head alone: a small part on fixed features bears longer steps; many small batches bring a new head
-# further in a few minutes than few large ones; and what the frozen part sees in an image is paid once for all of its masks.
-MASK_RECIPES: dict[str, dict[str, Any]] = {"tiny": {"batch_size": 2, "learning_rate": 1e-3, "masks_per_image": 8}}
+def restored_options(saved: dict[str, Any], changed: dict[str, Any]) -> TrainOptions:
+    """The options of a checkpoint, those in `changed` (other workers, another device) put in."""
+    options = from_plain(TrainOptions, saved | changed)
+    options.check()
+    for name in ("preset", "steps", "queries"):
+        if getattr(options, name) != saved.get(name):
+            raise InputError(
+                f"--{name} cannot change in a run that goes on: it was {saved.get(name)}; start a new run to change it"
+            )
+    return options

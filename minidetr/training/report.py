@@ -7,7 +7,6 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from minidetr.data.coco import PanopticDataset
 from minidetr.model import PanopticDETR
@@ -36,10 +35,10 @@ class Report:
         except ImportError:  # TensorBoard is a convenience: the CSV holds the same
             pass
 
-    def losses(self, losses: dict[str, torch.Tensor], row: dict[str, float], every: int = 20) -> None:
+    def losses(self, losses: dict[str, float], row: dict[str, float], every: int = 20) -> None:
         """Add one iteration's losses; every so often write their mean. `row` has at least "iteration"."""
         for name, value in losses.items():
-            self.sums[name] += float(value.detach())
+            self.sums[name] += value
         self.count += 1
         if row["iteration"] % every == 0:
             means = {name: value / self.count for name, value in self.sums.items()}

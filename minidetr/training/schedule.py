@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from minidetr.errors import InputError
 from minidetr.training.objective import Objective
@@ -22,17 +23,62 @@ def schedule(options: TrainOptions, progress: float, drop: float) -> float:
     return warm * (0.01 + 0.99 * (1 + math.cos(math.pi * min(progress, 1.0))) / 2)
 
 
-def moving_average(decay: float) -> Callable:
-    """`AveragedModel`'s update: average = d * average + (1 - d) * weights, where d grows to `decay`.
+def kept_share(decay: float, count: int) -> float:
+    """The share d that a moving average keeps of itself in its update number `count`; it grows to `decay`.
 
     With `decay` from the first iteration on, the random start would still be a third of the average after 500 iterations at 0.998.
     d = (1 + n) / (10 + n) after n iterations keeps about the last tenth of them instead, until that is more than `decay` keeps.
     """
+    return min(decay, (1 + count) / (10 + count))
 
-    def update(averages: Any, weights: Any, count: Tensor) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + int(count)) / (10 + int(count))))(averages, weights, count)
 
-    return update
+class MovingAverage(AveragedModel):
+    """A model's moving average: average = d * average + (1 - d) * weights, d by `kept_share`.
+
+    Unlike torch's, it counts on the host: no GPU is waited for.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        super().__init__(model, use_buffers=True)
+        self.decay, self.count = decay, 0
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *rest: Any, **more: Any) -> Any:
+        """As every module's."""
+        loaded = super().load_state_dict(state_dict, *rest, **more)
+        self.count = int(self.n_averaged)
+        return loaded
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the weights of `model` as they are now; the first time, all of them."""
+        share = kept_share(self.decay, self.count) if self.count else 0.0
+        averages, weights = ([*m.parameters(), *m.buffers()] for m in (self.module, model))
+        floats = [(a, w) for a, w in zip(averages, weights, strict=True) if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floats], [w for _, w in floats], 1 - share)
+        for average, now in zip(averages, weights, strict=True):
+            if not average.is_floating_point():  # batch normalisation's counters
+                average.copy_(now)
+        self.count += 1
+        self.n_averaged.fill_(self.count)
+
+
+MARKS = 15  # iterations after which the length of a run is told
+
+
+def estimate(each: float, left: int, minutes: float | None, an_epoch: int) -> str:
+    """How long a step takes, in words, "" for less than two minutes: an iteration takes `each` seconds, `left` are left.
+
+    With `minutes` the clock ends it: then it is told how far it gets, in passes over the data, each of `an_epoch` iterations.
+    """
+    if minutes is not None:
+        count = 60 * minutes / each
+        return f"about {count:,.0f} iterations in {minutes:g} minutes, {count / an_epoch:.1f} passes over the data"
+    seconds = each * left
+    if seconds < 120:
+        return ""
+    hours, rest = divmod(round(seconds / 60), 60)
+    length = f"{hours} h {rest} min" if hours else f"{rest} min"
+    return f"about {length} on this machine ({each:.2f} s an iteration, evaluations not counted): --minutes to bound it"
 
 
 def parameter_groups(objective: Objective, options: TrainOptions) -> list[dict]:

@@ -28,8 +28,7 @@ from safetensors.torch import save_file
 from minidetr.commands import main as cli
 from minidetr.panoptic import encode_ids
 from minidetr.training.checkpoint import NAME, PREVIOUS
-from minidetr.training.loop import as_plain
-from minidetr.training.options import TrainOptions
+from minidetr.training.options import TrainOptions, as_plain
 from minidetr.weights.load import shipped_weights
 
 TINY = str(shipped_weights("tiny"))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.ops import box_convert, generalized_box_iou
 
 from minidetr.data.batch import Batch
@@ -25,9 +27,11 @@ from minidetr.training.devices import best_precision, start_devices, training_at
 from minidetr.training.feed import collate
 from minidetr.training.loop import train
 from minidetr.training.objective import Objective, grid_box_losses, grid_class_loss, join, segment_shares, start_step
-from minidetr.training.options import MASK_DROP, STAGES, TrainOptions
+from minidetr.training.options import STAGES, TrainOptions
+from minidetr.training.recipes import MASK_DROP
 from minidetr.training.report import Report, read_rows
-from minidetr.training.schedule import moving_average, parameter_groups, schedule
+from minidetr.training.schedule import MovingAverage, kept_share, parameter_groups, schedule
+from minidetr.training.step import Step
 
 SIZE = 64
 MASK_HEAD = STAGES["mask-head"]
@@ -63,15 +67,15 @@ def equal(one: dict, other: dict, *but: str) -> bool:
 
 def at_iteration(monkeypatch, iteration: int, action) -> None:
     """Call `action` once, in the middle of an iteration."""
-    real, called = Report.losses, []
+    real, called = Step.count, []
 
-    def losses(self, values, row, *rest):
-        if row["iteration"] == iteration and not called:
+    def count(self, *rest):
+        real(self, *rest)
+        if self.run.place.iteration == iteration and not called:
             called.append(True)
             action()
-        return real(self, values, row, *rest)
 
-    monkeypatch.setattr(Report, "losses", losses)
+    monkeypatch.setattr(Step, "count", count)
 
 
 def terminate() -> None:
@@ -110,7 +114,7 @@ def test_a_run_cut_off_again_and_again_ends_as_one_never_cut_off(tiny, tmp_path,
         assert equal(one[part], other[part]), part
     for state, state_2 in zip(one["optimizer"]["state"].values(), other["optimizer"]["state"].values(), strict=True):
         assert equal(state, state_2)
-    assert (one["place"] | {"seconds": 0}) == (other["place"] | {"seconds": 0})
+    assert (one["place"] | {"seconds": 0, "evaluated": 0}) == (other["place"] | {"seconds": 0, "evaluated": 0})
     assert torch.equal(one["random"][0]["torch"], other["random"][0]["torch"])
     scores = (whole / "scores.csv").read_text()
     assert [line.partition(",")[0] for line in scores.splitlines()] == ["iteration", "3", "6", "9", "12"]
@@ -452,13 +456,33 @@ def test_the_schedules():
 
 
 def test_the_moving_average_forgets_the_start_early_and_keeps_its_decay_later():
-    average, start = [torch.tensor([1.0])], torch.tensor([0.0])
-    for count in range(1, 101):
-        moving_average(0.998)(average, [start], torch.tensor(count))
-    assert average[0].item() < 1e-4  # at 0.998 from the first iteration on it would be 0.82
-    value = [torch.tensor([1.0])]
-    moving_average(0.5)(value, [start], torch.tensor(100))
-    assert value[0].item() == pytest.approx(0.5)
+    start, weights = nn.Linear(1, 1), nn.Linear(1, 1)
+    nn.init.ones_(start.weight)
+    nn.init.zeros_(weights.weight)
+    average = MovingAverage(start, 0.998)
+    average.update_parameters(start)
+    for _ in range(100):
+        average.update_parameters(weights)
+    assert average.module.weight.item() < 1e-4  # at 0.998 from the first iteration on it would be 0.82
+    assert kept_share(0.5, 100) == 0.5 and kept_share(0.998, 8) == 0.5
+
+
+def test_the_moving_average_is_that_of_torch():
+    ours, theirs = (nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    mine = MovingAverage(ours, 0.6)
+    reference = AveragedModel(theirs, multi_avg_fn=get_ema_multi_avg_fn(0.6), use_buffers=True)
+    for count in range(20):
+        if count >= 14:  # from there on (1 + n) / (10 + n) is more than 0.6: both keep the same share
+            with torch.no_grad():
+                for model in (ours, theirs):
+                    model[0].weight.fill_(count)
+                    model[1].running_mean.fill_(-count)
+        mine.update_parameters(ours)
+        reference.update_parameters(theirs)
+    state = reference.state_dict()
+    for key, value in mine.state_dict().items():
+        torch.testing.assert_close(value, state[key])
 
 
 def test_the_learning_rates_reach_the_optimiser(tiny, tmp_path, no_pictures, monkeypatch):
@@ -568,7 +592,7 @@ def test_a_diverging_run_ends_in_a_sentence(tiny, tmp_path, no_pictures, monkeyp
     calls = []
     real = Objective.forward
 
-    def forward(self, batch, targets):
+    def forward(self, batch, targets, normalisers=None):
         calls.append([t.image_id for t in targets])
         if len(calls) == 4 and what == "the matching cost":
             batch.images.fill_(float("nan"))

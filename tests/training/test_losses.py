@@ -15,6 +15,7 @@ import torch.distributed
 import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
 
 from minidetr.data.targets import Target
 from minidetr.training.losses import (
@@ -25,6 +26,7 @@ from minidetr.training.losses import (
     class_loss,
     dice_loss,
     focal_loss,
+    giou_loss,
     mask_losses,
     segment_count,
 )
@@ -292,6 +294,18 @@ def test_half_precision_predictions_are_judged_in_float32() -> None:
 
 
 # --- normaliser --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_giou_loss_and_its_gradient_are_torchvisions() -> None:
+    corners = torch.rand(400, 2, 2).sort(1).values.flatten(1)  # K 4, some pairs apart
+    expected = torch.rand(400, 2, 2).sort(1).values.flatten(1)
+    mine, theirs = corners.clone().requires_grad_(), corners.clone().requires_grad_()
+    loss, reference = giou_loss(mine, expected), generalized_box_iou_loss(theirs, expected, eps=1e-12)
+    torch.testing.assert_close(loss, reference)
+    loss.sum().backward()
+    reference.sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+    assert 50 < (loss > 1).sum() < 350  # both with and without an overlap
 
 
 def test_segment_count_is_at_least_one() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from minidetr.commands.main import build_parser
 from minidetr.errors import InputError
-from minidetr.training.options import MASK_DROP, STAGES, TrainOptions, preset_of_source
+from minidetr.training.options import STAGES, TrainOptions, preset_of_source
+from minidetr.training.recipes import MASK_DROP
 
 
 def test_the_recipe_fills_what_is_not_given():
