@@ -21,8 +21,8 @@ def add_evaluate(commands: Commands) -> None:
     )
     parser.add_argument("truth_json", type=Path, metavar="TRUTH.json", help="panoptic JSON of the truth")
     parser.add_argument("truth_dir", type=Path, metavar="TRUTH_DIR", help="folder of its PNGs")
-    parser.add_argument("predicted_json", type=Path, metavar="PREDICTED.json", help="panoptic JSON of the prediction")
-    parser.add_argument("predicted_dir", type=Path, metavar="PREDICTED_DIR", help="folder of its PNGs")
+    parser.add_argument("predicted_json", type=Path, nargs="?", metavar="PREDICTED.json", help="panoptic JSON of the prediction")
+    parser.add_argument("predicted_dir", type=Path, nargs="?", metavar="PREDICTED_DIR", help="folder of its PNGs")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--per-class", action="store_true", help="one line for each class, too")
     parser.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="processes to use (default: 1)")
@@ -31,7 +31,9 @@ def add_evaluate(commands: Commands) -> None:
         "--void", type=ids_of_nothing, default=(), metavar="IDS", help="ids in PNGs that mean void, such as 255 or 0,255"
     )
     parser.add_argument("--worst", type=Path, metavar="DIR", help="also write a page of the worst images there; needs --photos")
-    parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of the photos, for --worst")
+    parser.add_argument("--why", type=Path, metavar="DIR", help="also write a page of what the quality is lost to")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of the photos, for --worst and --why")
+    parser.add_argument("--model", metavar="NAME-OR-PATH", help="for --why: weights that make the prediction, and tell more")
 
 
 def run_evaluate(arguments: Arguments) -> None:
@@ -39,8 +41,12 @@ def run_evaluate(arguments: Arguments) -> None:
     from minidetr.evaluate import panoptic_quality, segment_box_average_precision
 
     truth, predicted = (arguments.truth_json, arguments.truth_dir), (arguments.predicted_json, arguments.predicted_dir)
-    if (arguments.worst is None) != (arguments.photos is None):
-        raise InputError("--worst and --photos go together: give the folder to write and the folder of the photos")
+    if arguments.model is not None:
+        return explain_model(arguments)
+    if None in predicted:
+        raise InputError("give PREDICTED.json and PREDICTED_DIR, what is to be judged, or --model with --why and --photos")
+    if (arguments.worst is None and arguments.why is None) != (arguments.photos is None):
+        raise InputError("--worst or --why, and --photos, go together: give the folder to write and the folder of the photos")
     void = arguments.void
     quality = panoptic_quality(*truth, *predicted, jobs=arguments.jobs, progress=sys.stderr.isatty(), void=void)
     for note in quality.notes:
@@ -60,3 +66,35 @@ def run_evaluate(arguments: Arguments) -> None:
         from minidetr.evaluate.worst import worst_images
 
         worst_images(*truth, *predicted, arguments.photos, arguments.worst, void=void)
+    if arguments.why is not None:
+        from minidetr.evaluate.why_files import explain_files
+
+        explain_files(*truth, *predicted, arguments.photos, arguments.why, void=void)
+        print(f"why: {arguments.why / 'index.html'}", file=sys.stderr)
+
+
+def explain_model(arguments: Arguments) -> None:
+    """Segment the photos by the weights of --model, say how good they are and write the page of --why."""
+    if arguments.predicted_json is not None or arguments.worst is not None or arguments.boxes:
+        raise InputError("--model makes the prediction by itself: leave out PREDICTED.json, PREDICTED_DIR, --worst and --boxes")
+    if arguments.why is None or arguments.photos is None:
+        raise InputError("--model needs --why, the folder to write, and --photos, the folder of the photos")
+    import torch
+
+    from minidetr.data.coco import CocoPanoptic
+    from minidetr.evaluate.model import THRESHOLDS
+    from minidetr.evaluate.why import explain
+    from minidetr.evaluate.why_page import photo_of, write_why
+    from minidetr.evaluate.worst import empty_folder
+    from minidetr.model import PanopticDETR
+
+    empty_folder(arguments.why)
+    data = CocoPanoptic(arguments.truth_json, arguments.photos, arguments.truth_dir, void=arguments.void)
+    model = PanopticDETR.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    explanation = explain(model, data, range(len(data)), thresholds=THRESHOLDS)
+    write_why(explanation, photo_of(data), arguments.why)
+    if arguments.json:
+        print(json.dumps(explanation.to_json(), indent=2))
+    else:
+        print(explanation.quality.table(per_class=arguments.per_class))
+        print(explanation.table())

@@ -51,6 +51,7 @@ def add_train(commands: Commands) -> None:
         "--crowds", choices=("as-crowds", "as-objects"), help="leave crowds out, or learn them as objects (default: as-crowds)"
     )
     data.add_argument("--size", type=int, metavar="PIXELS", help="short side of the images")
+    data.add_argument("--half-size-until", type=float, metavar="SHARE", help="of the length, train at half of it first; 0: do not")
     data.add_argument(
         "--augment",
         choices=("colour", "full", "flip", "none"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 from torchvision.ops import box_convert
 
 from minidetr.data.batch import Batch, same_size
@@ -16,7 +18,9 @@ from minidetr.evaluate.detection import box_average_precision, with_boxes
 from minidetr.evaluate.panoptic_quality import PanopticQuality, QualityCounts
 from minidetr.model import PanopticDETR
 from minidetr.model.merge import kept_queries, merge
-from minidetr.panoptic import Panoptic
+from minidetr.panoptic import Category, Panoptic
+
+THRESHOLDS = tuple(k / 20 for k in range(2, 20))  # 0.1, 0.15, ... 0.95: of the score above which a query is kept
 
 
 @dataclass
@@ -54,6 +58,67 @@ class Evaluation:
         return box_average_precision(content, self.boxes)
 
 
+@dataclass
+class Seen:
+    """One image of a data set and what a model sees in it: the K queries above the lowest threshold asked for, with their masks."""
+
+    index: int
+    picture: Image.Image
+    segment_ids: np.ndarray  # H W, the truth
+    segments_info: list[dict]
+    logits: Tensor  # N C+1
+    boxes: Tensor  # N 4
+    scores: Tensor  # K
+    labels: Tensor  # K
+    mask_logits: Tensor | None  # K h w; None: no masks were asked for, or the model has none
+    batch: Batch
+    categories: dict[int, Category]  # the model's
+    merged: dict[int, Panoptic] = field(default_factory=dict)  # of each number of queries that was asked for
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the photo."""
+        return self.picture.height, self.picture.width
+
+    def panoptic(self, threshold: float) -> Panoptic:
+        """The segmentation at one threshold: a higher one keeps fewer of the same queries."""
+        assert self.mask_logits is not None
+        kept = self.scores > threshold
+        if (count := int(kept.sum())) not in self.merged:
+            chosen = (self.mask_logits[kept], self.scores[kept], self.labels[kept])
+            self.merged[count] = merge(*chosen, self.categories, self.batch.size, self.batch.sizes[0], self.size)
+        return self.merged[count]
+
+
+def look_at(
+    model: PanopticDETR,
+    data: PanopticDataset,
+    indices: Iterable[int],
+    lowest: float,
+    masks: bool = True,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+) -> Iterator[Seen]:
+    """What the model sees in the images `indices` of `data` (untransformed), with the masks of the queries above `lowest`."""
+    categories = {category.id: category for category in model.categories}
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        for index in indices:
+            picture, segment_ids, segments_info = data.read(index)
+            [(group, _)] = same_size([picture], model.preset.short_side, model.preset.long_side, 1)
+            batch = Batch.pad(group).to(device)
+            mask_logits = None
+            with torch.inference_mode(), autocast():
+                seen = model.detect(batch)
+                query_index, scores, labels = kept_queries(seen.logits[0], lowest, categories)  # K each
+                if masks and model.mask_head is not None:
+                    mask_logits = model.masks(seen, torch.zeros_like(query_index), query_index)  # K H/4 W/4
+            found = (seen.logits[0], seen.boxes[0], scores, labels, mask_logits)
+            yield Seen(index, picture, segment_ids, segments_info, *found, batch, categories)
+    finally:
+        model.train(was_training)
+
+
 @torch.inference_mode()
 def evaluate_model(
     model: PanopticDETR,
@@ -70,34 +135,16 @@ def evaluate_model(
     """
     given = model.preset.threshold if threshold is None else threshold
     thresholds = sorted({float(t) for t in ([given] if isinstance(given, (int, float)) else given)})
-    categories = {category.id: category for category in model.categories}
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    found = Evaluation()
-    for index in indices:
-        picture, segment_ids, segments_info = data.read(index)
-        [(group, originals)] = same_size([picture], model.preset.short_side, model.preset.long_side, 1)
-        batch = Batch.pad(group).to(device)
-        with autocast():
-            seen = model.detect(batch)
-            if masks and model.mask_head is not None:
-                query_index, scores, labels = kept_queries(seen.logits[0], thresholds[0], categories)  # K each
-                mask_logits = model.masks(seen, torch.zeros_like(query_index), query_index)  # K H/4 W/4
-        image_id = data.image_ids[index]
-        found.truth.append({"image_id": image_id, "segments_info": with_boxes(segment_ids, segments_info)})
-        found.boxes += box_predictions(seen.logits[0], seen.boxes[0], image_id, picture.size, {c.id for c in model.categories})
-        if not masks or model.mask_head is None:
-            continue
-        results: dict[int, Panoptic] = {}  # of each number of queries: the higher threshold keeps fewer of the same
-        for t in thresholds:
-            kept = scores > t
-            if (count := int(kept.sum())) not in results:
-                chosen = (mask_logits[kept], scores[kept], labels[kept])
-                results[count] = merge(*chosen, categories, batch.size, batch.sizes[0], originals[0])
-            entries = results[count].annotation(image_id, "")["segments_info"]
+    classes, found = {c.id for c in model.categories}, Evaluation()
+    for seen in look_at(model, data, indices, thresholds[0], masks, autocast):
+        image_id = data.image_ids[seen.index]
+        found.truth.append({"image_id": image_id, "segments_info": with_boxes(seen.segment_ids, seen.segments_info)})
+        found.boxes += box_predictions(seen.logits, seen.boxes, image_id, seen.picture.size, classes)
+        for t in thresholds if seen.mask_logits is not None else ():
+            predicted = seen.panoptic(t)
+            entries = predicted.annotation(image_id, "")["segments_info"]
             counts = found.quality.setdefault(t, QualityCounts())
-            counts.add_image(segment_ids, segments_info, results[count].segment_ids, entries)
-    model.train(was_training)
+            counts.add_image(seen.segment_ids, seen.segments_info, predicted.segment_ids, entries)
     return found
 
 

@@ -132,6 +132,73 @@ class PanopticQuality:
         return ("All", self.all), ("Things", self.things), ("Stuff", self.stuff)
 
 
+@dataclass(frozen=True)
+class SegmentMatches:
+    """What the G segments of a truth and the P of a prediction have to do with each other, by the rules above."""
+
+    gt_class: np.ndarray  # G category ids
+    pred_class: np.ndarray  # P
+    gt_area: np.ndarray  # G pixels
+    pred_area: np.ndarray  # P
+    overlap: np.ndarray  # G x P pixels
+    union: np.ndarray  # G x P, without what the prediction covers of void
+    matched: np.ndarray  # G x P bool, at most one in a row and in a column
+    missed: np.ndarray  # G bool: false negatives
+    spurious: np.ndarray  # P bool: false positives
+    crowd: np.ndarray  # G bool
+
+    @property
+    def iou(self) -> np.ndarray:
+        """G x P, intersection over union; 0 for a pair without a pixel."""
+        return self.overlap / np.maximum(self.union, 1)
+
+
+def match_segments(
+    gt_ids: np.ndarray,
+    gt_segments: Sequence[dict],
+    pred_ids: np.ndarray,
+    pred_segments: Sequence[dict],
+    *,
+    gt_name: str = "the ground truth",
+    pred_name: str = "the prediction",
+) -> SegmentMatches:
+    """Match one image's segments; see `QualityCounts.add_image` for what is given and what raises InputError."""
+    if gt_ids.shape != pred_ids.shape:
+        pred_size, gt_size = (f"{ids.shape[1]} x {ids.shape[0]}" for ids in (pred_ids, gt_ids))
+        raise InputError(f"{pred_name} is {pred_size} pixels (width x height) but {gt_name} is {gt_size}; write it at that size")
+    if any(segment["id"] == 0 for segment in gt_segments):
+        raise InputError(f"{gt_name} lists a segment with id 0, which means void there; number its segments from 1")
+
+    # Neighbours mostly share both ids, so count runs of equal pixels: thousands to look up instead of hundreds of thousands.
+    gt_pixels, pred_pixels = gt_ids.ravel(), pred_ids.ravel()
+    changes = (gt_pixels[1:] != gt_pixels[:-1]) | (pred_pixels[1:] != pred_pixels[:-1])
+    starts = np.append(0, np.flatnonzero(changes) + 1)[: gt_pixels.size]
+    lengths = np.diff(starts, append=gt_pixels.size)
+    gt_index = _index_of(gt_pixels[starts], gt_segments, gt_name)
+    pred_index = _index_of(pred_pixels[starts], pred_segments, pred_name)
+
+    # Pixels shared by every pair, (G + 1) x (P + 1): row 0 is void, column 0 what no predicted segment covers.
+    shape = len(gt_segments) + 1, len(pred_segments) + 1
+    shared = np.bincount(gt_index * shape[1] + pred_index, weights=lengths, minlength=shape[0] * shape[1])
+    shared = shared.astype(np.int64).reshape(shape)
+    gt_area, pred_area = shared.sum(axis=1)[1:], shared.sum(axis=0)[1:]
+    void, overlap = shared[0, 1:], shared[1:, 1:]
+    if not pred_area.all():
+        missing = pred_segments[int(pred_area.argmin())]["id"]
+        raise InputError(f"{pred_name} has no pixel of segment {missing}, which 'segments_info' lists; take the entry out")
+
+    gt_class = np.array([segment["category_id"] for segment in gt_segments], np.int64)
+    pred_class = np.array([segment["category_id"] for segment in pred_segments], np.int64)
+    crowd = np.array([segment.get("iscrowd", 0) == 1 for segment in gt_segments], bool)
+    same_class = gt_class[:, None] == pred_class  # G x P
+    union = gt_area[:, None] + pred_area - void - overlap
+    matched = same_class & ~crowd[:, None] & (2 * overlap > union)  # IoU > 1/2 in whole numbers: nothing is rounded
+    ignored = void + (overlap * (same_class & crowd[:, None])).sum(axis=0)
+    missed = ~crowd & ~matched.any(axis=1)
+    spurious = ~matched.any(axis=0) & (2 * ignored <= pred_area)
+    return SegmentMatches(gt_class, pred_class, gt_area, pred_area, overlap, union, matched, missed, spurious, crowd)
+
+
 @dataclass
 class QualityCounts:
     """Adds up images: `add_image` each, merge with `+` what several processes counted, then `result`."""
@@ -155,48 +222,13 @@ class QualityCounts:
         left open, unless the prediction lists a segment 0 as the published DETR does. A ground-truth segment without a pixel is
         a miss, as in panopticapi; ids that do not fit their list otherwise raise InputError, naming `gt_name` or `pred_name`.
         """
-        if gt_ids.shape != pred_ids.shape:
-            pred_size, gt_size = (f"{ids.shape[1]} x {ids.shape[0]}" for ids in (pred_ids, gt_ids))
-            raise InputError(
-                f"{pred_name} is {pred_size} pixels (width x height) but {gt_name} is {gt_size}; write it at that size"
-            )
-        if any(segment["id"] == 0 for segment in gt_segments):
-            raise InputError(f"{gt_name} lists a segment with id 0, which means void there; number its segments from 1")
-
-        # Neighbours mostly share both ids, so count runs of equal pixels: thousands to look up instead of hundreds of thousands.
-        gt_pixels, pred_pixels = gt_ids.ravel(), pred_ids.ravel()
-        changes = (gt_pixels[1:] != gt_pixels[:-1]) | (pred_pixels[1:] != pred_pixels[:-1])
-        starts = np.append(0, np.flatnonzero(changes) + 1)[: gt_pixels.size]
-        lengths = np.diff(starts, append=gt_pixels.size)
-        gt_index = _index_of(gt_pixels[starts], gt_segments, gt_name)
-        pred_index = _index_of(pred_pixels[starts], pred_segments, pred_name)
-
-        # Pixels shared by every pair, (G + 1) x (P + 1): row 0 is void, column 0 what no predicted segment covers.
-        shape = len(gt_segments) + 1, len(pred_segments) + 1
-        shared = np.bincount(gt_index * shape[1] + pred_index, weights=lengths, minlength=shape[0] * shape[1])
-        shared = shared.astype(np.int64).reshape(shape)
-        gt_area, pred_area = shared.sum(axis=1)[1:], shared.sum(axis=0)[1:]
-        void, overlap = shared[0, 1:], shared[1:, 1:]
-        if not pred_area.all():
-            missing = pred_segments[int(pred_area.argmin())]["id"]
-            raise InputError(f"{pred_name} has no pixel of segment {missing}, which 'segments_info' lists; take the entry out")
-
-        gt_class = np.array([segment["category_id"] for segment in gt_segments], np.int64)
-        pred_class = np.array([segment["category_id"] for segment in pred_segments], np.int64)
-        crowd = np.array([segment.get("iscrowd", 0) == 1 for segment in gt_segments], bool)
-        same_class = gt_class[:, None] == pred_class  # G x P
-        union = gt_area[:, None] + pred_area - void - overlap
-        matched = same_class & ~crowd[:, None] & (2 * overlap > union)  # IoU > 1/2 in whole numbers: nothing is rounded
-        ignored = void + (overlap * (same_class & crowd[:, None])).sum(axis=0)
-        missed = ~crowd & ~matched.any(axis=1)
-        spurious = ~matched.any(axis=0) & (2 * ignored <= pred_area)
-
-        for g, p in zip(*np.nonzero(matched), strict=True):
-            self.classes[int(gt_class[g])].tp += 1
-            self.classes[int(gt_class[g])].iou += float(overlap[g, p] / union[g, p])
-        for category_id in gt_class[missed].tolist():
+        found = match_segments(gt_ids, gt_segments, pred_ids, pred_segments, gt_name=gt_name, pred_name=pred_name)
+        for g, p in zip(*np.nonzero(found.matched), strict=True):
+            self.classes[int(found.gt_class[g])].tp += 1
+            self.classes[int(found.gt_class[g])].iou += float(found.iou[g, p])
+        for category_id in found.gt_class[found.missed].tolist():
             self.classes[category_id].fn += 1
-        for category_id in pred_class[spurious].tolist():
+        for category_id in found.pred_class[found.spurious].tolist():
             self.classes[category_id].fp += 1
 
     def __add__(self, other: QualityCounts) -> QualityCounts:

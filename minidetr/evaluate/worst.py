@@ -77,21 +77,15 @@ def worst_images(
     with neither a segment nor a prediction have no PQ and are left out. Returns (file name of the photo, PQ in 0..1) of the `count`
     worst, the worst first. Raises InputError for input that is missing or contradicts itself, and when OUT holds anything.
     """
-    out, photos_dir = Path(out_dir).resolve(), Path(photos_dir)
+    out, photos_dir = empty_folder(out_dir), Path(photos_dir)
     finder = Finder(photos_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
     compared = compare(gt_json, gt_dir, pred_json, pred_dir, void)
-    categories = [replace(c, color=_color(entry)) for c, entry in zip(compared.categories, compared.entries, strict=True)]
+    categories = [replace(c, color=named_color(entry)) for c, entry in zip(compared.categories, compared.entries, strict=True)]
 
     ranked: list[tuple[float, int, Path, Labels, Labels | None, Mistakes]] = []  # PQ, number, photo, truth, prediction
     for gt, pred in tqdm(compared.pairs, desc="looking for mistakes", unit="image", disable=None):
-        if gt.photo is None:
-            raise InputError(f"{gt_json} names no photo of image {gt.image_id} in 'images': add its entry with a 'file_name'")
-        photo = path_inside(photos_dir, finder.find(gt.photo) or gt.photo, gt_json)
-        if not photo.is_file():
-            raise InputError(f"{photo} is missing, but {gt_json} names it in 'images': give the folder of the photos")
-        gt_ids, pred_ids = _read_both(compared, gt, pred)
+        photo = photo_named(gt, finder, gt_json)
+        gt_ids, pred_ids = read_both(compared, gt, pred)
         found = mistakes(gt_ids, gt.segments, pred_ids, pred.segments if pred else [], categories)
         if not isnan(found.pq):
             ranked.append((found.pq, len(ranked), photo, gt, pred, found))
@@ -100,14 +94,9 @@ def worst_images(
     sections = []
     with whole_folder(out) as part:
         for rank, (pq, _, photo, gt, pred, found) in enumerate(tqdm(ranked[:count], desc="drawing", disable=None), start=1):
-            gt_ids, pred_ids = _read_both(compared, gt, pred)
+            gt_ids, pred_ids = read_both(compared, gt, pred)
             words = found.entries(categories)
-            sides = [np.asarray(read_image(photo))]
-            if sides[0].shape[:2] != gt_ids.shape:
-                photo_size, size = (f"{width} x {height}" for height, width in (sides[0].shape[:2], gt_ids.shape))
-                raise InputError(
-                    f"{photo} is {photo_size} pixels, but {compared.truth.png(gt)} is {size}: use the photo that was annotated"
-                )
+            sides = [read_photo(photo, gt_ids, compared.truth.png(gt))]
             for ids, segments in ((gt_ids, gt.segments), (pred_ids, pred.segments if pred else [])):
                 panoptic = Panoptic.of_entries(ids, segments, categories)
                 sides.append(labelled_overlay(sides[0], panoptic, categories, panels=3))
@@ -116,10 +105,37 @@ def worst_images(
             sheet = grid(sides, 3, [f"PQ {100 * pq:.1f}", "truth", "prediction"], words)
             write_png(part / f"{rank:02d}-{stem_of(name).replace('/', '-')}.png", sheet)
             told = "; ".join(text for _, text in words) or "nothing missed or confused: its outlines are what costs"
-            sections.append(f"<h2>{html.escape(title)}</h2>\n<p>{html.escape(told)}</p>\n{_embedded(sheet, title)}")
+            sections.append(f"<h2>{html.escape(title)}</h2>\n<p>{html.escape(told)}</p>\n{embedded(sheet, title)}")
         page = PAGE.format(count=len(sections), total=len(ranked), images="\n".join(sections))
         (part / "index.html").write_text(page, encoding="utf-8")
     return [(photo.relative_to(photos_dir).as_posix(), pq) for pq, _, photo, *_ in ranked[:count]]
+
+
+def empty_folder(folder: str | Path) -> Path:
+    """The folder's whole path. Raises InputError where it is there and holds anything."""
+    out = Path(folder).resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
+    return out
+
+
+def photo_named(gt: Labels, finder: Finder, gt_json: str | Path) -> Path:
+    """The photo of an image, in the folder of `finder`. Raises InputError where the truth names none, or it is not there."""
+    if gt.photo is None:
+        raise InputError(f"{gt_json} names no photo of image {gt.image_id} in 'images': add its entry with a 'file_name'")
+    photo = path_inside(finder.folder, finder.find(gt.photo) or gt.photo, gt_json)
+    if not photo.is_file():
+        raise InputError(f"{photo} is missing, but {gt_json} names it in 'images': give the folder of the photos")
+    return photo
+
+
+def read_photo(photo: Path, gt_ids: np.ndarray, png: Path) -> np.ndarray:
+    """The photo's pixels H x W x 3. Raises InputError where its size is not that of the truth's ids, read from `png`."""
+    pixels = np.asarray(read_image(photo))
+    if pixels.shape[:2] != gt_ids.shape:
+        photo_size, size = (f"{width} x {height}" for height, width in (pixels.shape[:2], gt_ids.shape))
+        raise InputError(f"{photo} is {photo_size} pixels, but {png} is {size}: use the photo that was annotated")
+    return pixels
 
 
 def mistakes(
@@ -153,20 +169,20 @@ def _pixels(ids: np.ndarray) -> dict[int, int]:
     return dict(zip(found.tolist(), count.tolist(), strict=True))
 
 
-def _read_both(compared: Comparison, gt: Labels, pred: Labels | None) -> tuple[np.ndarray, np.ndarray]:
+def read_both(compared: Comparison, gt: Labels, pred: Labels | None) -> tuple[np.ndarray, np.ndarray]:
     """The ids of the truth and of the prediction, H x W each; an image without a prediction has none."""
     gt_ids = gt.read(compared.truth.png(gt))
     return gt_ids, pred.read(compared.prediction.png(pred)) if pred else np.zeros_like(gt_ids)
 
 
-def _color(entry: dict) -> Color | None:
+def named_color(entry: dict) -> Color | None:
     color = entry.get("color")
     if isinstance(color, list) and len(color) == 3 and all(type(value) is int and 0 <= value < 256 for value in color):
         return color[0], color[1], color[2]
     return None
 
 
-def _embedded(picture: np.ndarray, text: str) -> str:
+def embedded(picture: np.ndarray, text: str) -> str:
     """An <img> with the picture in it, so that the page is one file that can be sent on."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=88)

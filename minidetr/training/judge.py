@@ -15,8 +15,6 @@ from minidetr.panoptic import write_json
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-THRESHOLDS = tuple(k / 20 for k in range(2, 20))  # 0.1, 0.15, ... 0.95: of the score above which a query is kept
-
 
 def scores_of(found: Evaluation, data: PanopticDataset, masks: bool) -> dict[str, float]:
     """Box AP and, with `masks`, PQ, SQ and RQ of all, things and stuff, in percent, by the column names of scores.csv.

@@ -25,7 +25,6 @@ from minidetr.training.checkpoint import (
 )
 from minidetr.training.devices import start_devices
 from minidetr.training.feed import (
-    augmentation,
     changed_data,
     fingerprint,
     looked_through,
@@ -74,7 +73,6 @@ def go_through(accelerator: Accelerator, given: TrainOptions, saved: dict[str, A
     prints = {"training": fingerprint(data), "validation": fingerprint(validation)}
     if saved is None:
         settings = given.filled(len(data) if isinstance(data, CocoPanoptic) else None)
-        data.transform = augmentation(settings)
         model, lines = starting_model(settings, data.categories)
         lines.append(f"recipe: {settings.told()}")
         place = Place()

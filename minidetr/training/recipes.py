@@ -28,6 +28,7 @@ REFERENCE_RECIPE = {  # DETR, appendix A.4, and the reference's README
     "masks_per_image": 0,
     "mask_stride": 1,
     "augment": "full",
+    "half_size_until": 0.0,
     "evaluate_minutes": 0.0,
 }
 MASK_DROP = 15 / 25
@@ -81,6 +82,7 @@ FINE_TUNING: dict[str, Any] = {
     "masks_per_image": 6,
     "mask_stride": 4,
     "augment": "colour",
+    "half_size_until": 0.4,
     "evaluate_minutes": 5.0,
 }
 FINE_TUNING_IMAGES = 32_000  # seen in all, whatever their number: 87 epochs of 367

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import closing, nullcontext
+from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from minidetr.data.batch import Batch
 from minidetr.data.coco import PanopticDataset
 from minidetr.data.targets import PackedTarget, Target
 from minidetr.errors import InputError
-from minidetr.evaluate.model import Evaluation, evaluate_model
+from minidetr.evaluate.model import THRESHOLDS, Evaluation, evaluate_model
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import write_json
 from minidetr.training.checkpoint import (
@@ -29,12 +30,8 @@ from minidetr.training.checkpoint import (
     write_checkpoint,
 )
 from minidetr.training.devices import PRECISIONS, agreed, stop_requested, training_attention
-from minidetr.training.feed import (
-    EpochBatches,
-    is_training_data,
-    loader,
-)
-from minidetr.training.judge import THRESHOLDS, in_words, scores_of
+from minidetr.training.feed import EpochBatches, augmentation, is_training_data, loader
+from minidetr.training.judge import in_words, scores_of
 from minidetr.training.objective import start_step
 from minidetr.training.options import TrainOptions, as_plain
 from minidetr.training.recipes import MASK_DROP
@@ -132,9 +129,12 @@ class Step:
             self.save()
         self.wrapped.train()
         self.last_saved = self.last_seen = time.monotonic()
-        reader = loader(self.run.data, self.batches.endless(place.epoch, place.batch), options.workers)
-        with stop_requested() as stop, closing(reader):
+        reader = self.reader(progress)
+        with stop_requested() as stop:
             while progress < 1 and not stopping:
+                if self.small and progress >= options.half_size_until:
+                    reader.close()
+                    reader = self.reader(progress)
                 batch, targets = next(reader)
                 factor = schedule(options, progress, self.drop)
                 sent = self.iterate(batch, targets, factor)
@@ -149,12 +149,20 @@ class Step:
                     self.evaluate()
                 if over or stopping or unsaved > options.checkpoint_minutes * 60:
                     self.save()
+        reader.close()
         self.settle()
         self.bar.close()
         accelerator.free_memory()
         if self.average is not None:
             self.model.load_state_dict(self.average.module.state_dict())
         return stopping
+
+    def reader(self, progress: float) -> Generator[tuple[Batch, list[PackedTarget]], None, None]:
+        """The batches from the run's place on, without an end; at half the size until so much of the step is done."""
+        options, place = self.run.options, self.run.place
+        self.small = progress < options.half_size_until
+        self.run.data.transform = augmentation(replace(options, size=options.size // 2 if self.small else options.size))
+        return loader(self.run.data, self.batches.endless(place.epoch, place.batch), options.workers)
 
     def iterate(self, batch: Batch, targets: list[PackedTarget], factor: float) -> Sent:
         """One iteration, at `factor` times the learning rates: losses of a batch, their gradient, a step against it."""

@@ -13,9 +13,8 @@ import minidetr
 from minidetr import PanopticDETR
 from minidetr.data.coco import CocoPanoptic, write_coco_panoptic
 from minidetr.errors import InputError
-from minidetr.evaluate.model import evaluate_model
+from minidetr.evaluate.model import THRESHOLDS, evaluate_model
 from minidetr.scenes.dataset import SceneData
-from minidetr.training.judge import THRESHOLDS
 from minidetr.training.report import SCORES, read_rows
 
 SIZE = 64
