@@ -32,7 +32,7 @@ from minidetr.training.feed import (
     open_test,
     something_to_learn,
 )
-from minidetr.training.judge import judge_once
+from minidetr.training.judge import explain_best, judge_once
 from minidetr.training.options import TrainOptions, restored_options
 from minidetr.training.report import Report
 from minidetr.training.start import starting_model
@@ -99,6 +99,8 @@ def go_through(accelerator: Accelerator, given: TrainOptions, saved: dict[str, A
             if not stopped:
                 place.step, place.epoch, place.batch, place.step_iteration = number + 1, 0, 0, 0
                 place.seconds = place.evaluated = 0.0
+    if not stopped and settings.steps != "boxes" and isinstance(validation, CocoPanoptic):
+        explain_best(accelerator, folder, validation, settings.validation_images)
     if test is not None and not stopped:
         judge_once(accelerator, folder, test, str(settings.test), masks=settings.steps != "boxes")
     if report is not None:

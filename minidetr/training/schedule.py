@@ -65,20 +65,21 @@ class MovingAverage(AveragedModel):
 MARKS = 15  # iterations after which the length of a run is told
 
 
-def estimate(each: float, left: int, minutes: float | None, an_epoch: int) -> str:
+def estimate(each: float, left: int, minutes: float | None, an_epoch: int, small_until: float = 0.0) -> str:
     """How long a step takes, in words, "" for less than two minutes: an iteration takes `each` seconds, `left` are left.
 
-    With `minutes` the clock ends it: then it is told how far it gets, in passes over the data, each of `an_epoch` iterations.
+    With `minutes` the clock ends it: then it is told how far it gets, in passes over the data, each of `an_epoch` iterations. Until
+    `small_until` of the step the images have half the size; four times the pixels are taken to last four times as long.
     """
     if minutes is not None:
-        count = 60 * minutes / each
+        count = 60 * minutes / each * (small_until + (1 - small_until) / 4 if small_until else 1)
         return f"about {count:,.0f} iterations in {minutes:g} minutes, {count / an_epoch:.1f} passes over the data"
-    seconds = each * left
+    seconds = each * left * (small_until + (1 - small_until) * 4 if small_until else 1)
     if seconds < 120:
         return ""
     hours, rest = divmod(round(seconds / 60), 60)
     length = f"{hours} h {rest} min" if hours else f"{rest} min"
-    return f"about {length} on this machine ({each:.2f} s an iteration, evaluations not counted): --minutes to bound it"
+    return f"about {length} on this machine (evaluations not counted): --minutes to bound it"
 
 
 def parameter_groups(objective: Objective, options: TrainOptions) -> list[dict]:
