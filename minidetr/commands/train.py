@@ -20,7 +20,7 @@ def add_train(commands: Commands) -> None:
     stages = ", ".join(STAGES)
     run = parser.add_argument_group("the run")
     run.add_argument("--output", metavar="RUN", help="folder for weights, checkpoint, curves and pictures (default: runs/run)")
-    run.add_argument("--resume", metavar="RUN", help="go on with a run that was cut off, exactly where its checkpoint is")
+    run.add_argument("--resume", metavar="RUN", help="go on with a run that was cut off; with --output, with its --backup, there")
     run.add_argument("--preset", choices=list(TRAINABLE), help="size of the model and recipe (default: tiny)")
     run.add_argument(
         "--data", metavar="scenes|FOLDER", help="rendered scenes, or a COCO panoptic folder, or one with train/ and val/"
@@ -97,6 +97,8 @@ def add_train(commands: Commands) -> None:
     recipe.add_argument("--device", help="auto, cpu, cuda or mps (default: auto)")
     recipe.add_argument("--seed", type=int)
     recipe.add_argument("--checkpoint-minutes", type=float, metavar="M", help="default: 5")
+    run.add_argument("--backup", metavar="FOLDER", help="copy there what --resume needs, such as onto a mounted drive")
+    run.add_argument("--backup-minutes", type=float, metavar="M", help="between two copies (default: 20)")
 
 
 def stage_list(text: str) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ queries, losses) -> gradient, clipped -> AdamW -> moving average of the weights 
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from minidetr.data.coco import CocoPanoptic
 from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
 from minidetr.presets import Preset, from_plain
+from minidetr.training.backup import prepare, read_backup, restore
 from minidetr.training.checkpoint import (
     NAME,
     has_checkpoint,
@@ -46,10 +49,31 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
     scores.csv, curves.png, validation/ and tensorboard/. Raises InputError for options, data or weights that don't fit, and when
     the loss is no longer finite.
     """
+    if resume is not None and Path(options.get("output") or resume).resolve() != Path(resume).resolve():
+        return go_on_elsewhere(Path(resume), options)
     saved, warning = read_checkpoint(Path(resume)) if resume is not None else (None, None)
     if saved is not None and not {"options", "place", "preset", "objective", "optimizer", "random"} <= saved.keys():
         raise InputError(f"{resume}: {NAME} is not the checkpoint of a training run: give its weights with --from instead")
     given = TrainOptions(**options) if saved is None else restored_options(saved["options"], options | {"output": str(resume)})
+    if saved is not None and given.backup and Path(given.backup).resolve() == given.run.resolve():
+        given = replace(given, backup=None)  # the backup itself is gone on with, in its place
+    return start(given, saved, warning)
+
+
+def go_on_elsewhere(folder: Path, options: dict[str, Any]) -> PanopticDETR:
+    """Go on with the backup in `folder` in another folder, options["output"], and back up to the old one. Raises InputError."""
+    run = Path(options["output"])
+    if has_checkpoint(run):
+        raise InputError(f"--output {run} holds a run already: go on with that one by --resume {run}, or choose another --output")
+    saved, checkpoint = read_backup(folder)
+    given = restored_options(saved["options"], {"backup": str(folder)} | options)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # of several processes of a machine the first one
+        restore(folder, checkpoint, run)
+    return start(given, saved, None)
+
+
+def start(given: TrainOptions, saved: dict[str, Any] | None, warning: str | None) -> PanopticDETR:
+    """Start the devices, then go through the run from its start or from the checkpoint `saved`, in its folder."""
     settings = given.filled()
     accelerator = start_devices(settings)
     if not accelerator.is_main_process:
@@ -58,6 +82,8 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
         raise InputError(
             f"{settings.run} holds a run already: go on with it by --resume {settings.run}, or choose another --output"
         )
+    if saved is None and settings.backup:
+        prepare(Path(settings.backup), settings.run)
     with run_folder(settings.run):
         return go_through(accelerator, given, saved, warning)
 

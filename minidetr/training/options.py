@@ -102,6 +102,8 @@ class TrainOptions:
     evaluate_every: float | None = None  # epochs; by default a tenth of `epochs`; at the end in any case
     evaluate_minutes: float = FROM_RECIPE  # trained between two evaluations, where evaluate_every isn't given; 0: see there
     checkpoint_minutes: float = 5.0
+    backup: str | None = None  # a folder that outlives the machine, on a mounted drive: what `--resume` needs is copied there
+    backup_minutes: float = 20.0  # between two copies
     cache: str = "runs/cache"  # where rendered scenes are kept
     quiet: bool = False  # no progress bar: a notebook would keep it as it stood
 
@@ -169,9 +171,10 @@ class TrainOptions:
         for name, value in vars(self).items():
             if isinstance(value, float) and not isfinite(value):
                 raise InputError(f"--{name.replace('_', '-')} must be a finite number, not {value}")
-        rates = ("backbone_learning_rate", "weight_decay", "clip", "warmup", "drop", "dropout", "checkpoint_minutes")
+        rates = ("backbone_learning_rate", "weight_decay", "clip", "warmup", "drop", "dropout")
+        minutes = ("evaluate_minutes", "checkpoint_minutes", "backup_minutes")
         weights = ("no_object", "focal", "dice", "pixel_class", "cells")
-        for name in ("seed", "scene_seed", "workers", "masks_per_image", "evaluate_minutes", "half_size_until", *weights, *rates):
+        for name in ("seed", "scene_seed", "workers", "masks_per_image", "half_size_until", *minutes, *weights, *rates):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InputError(f"--{name.replace('_', '-')} must not be negative, but is {value}")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,7 @@ from minidetr.errors import InputError
 from minidetr.evaluate.model import THRESHOLDS, Evaluation, evaluate_model
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import write_json
+from minidetr.training.backup import back_up
 from minidetr.training.checkpoint import (
     NAME,
     PREVIOUS,
@@ -101,6 +103,7 @@ class Step:
         self.sent: Sent | None = None  # the last iteration's numbers, not yet read
         self.marks: list[float] = []  # seconds trained after each of the iterations since the start
         self.evaluation_took = 0.0  # seconds
+        self.last_backup = time.monotonic()
         rank, world = accelerator.process_index, accelerator.num_processes
         self.batches = EpochBatches(len(run.data), options.batch_size, options.seed, rank, world)
         epochs = options.mask_epochs if name == "masks" else options.epochs
@@ -148,7 +151,7 @@ class Step:
                 if place.evaluation_due and not stopping:  # who asks to stop may not wait: then it is done on --resume
                     self.evaluate()
                 if over or stopping or unsaved > options.checkpoint_minutes * 60:
-                    self.save()
+                    self.save(last=over or stopping)
         reader.close()
         self.settle()
         self.bar.close()
@@ -306,8 +309,8 @@ class Step:
         """The model alone, to load with `PanopticDETR.from_pretrained`."""
         save(self.judged, self.run.options.run / name, notes={"iteration": self.run.place.iteration})
 
-    def save(self) -> None:
-        """Everything `--resume` needs, written by the main process."""
+    def save(self, last: bool = True) -> None:
+        """Everything `--resume` needs, written by the main process; to the backup now and then, and at the last."""
         self.settle()
         accelerator, options = self.run.accelerator, self.run.options
         states = gather_object([random_state()]) if accelerator.num_processes > 1 else [random_state()]
@@ -328,6 +331,10 @@ class Step:
             write_checkpoint(options.run, content)
             self.save_weights("last.safetensors")
             write_json(options.run / "options.json", content["options"])
+            if options.backup and (last or time.monotonic() - self.last_backup > options.backup_minutes * 60):
+                if told := back_up(options.run, Path(options.backup)):
+                    tqdm.write(told)
+                self.last_backup = time.monotonic()
         accelerator.wait_for_everyone()
         self.last_saved = self.last_seen = time.monotonic()
 

@@ -22,6 +22,7 @@ def test_the_recipe_fills_what_is_not_given():
     assert (r50.epochs, r50.drop, r50.mask_epochs, MASK_DROP) == (300, 200 / 300, 25, 15 / 25)
     still_none = {f.name for f in fields(TrainOptions) if getattr(r50, f.name) is None}
     assert still_none == {
+        "backup",
         "validation",
         "test",
         "threshold",
