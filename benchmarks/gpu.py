@@ -134,6 +134,7 @@ def see(model: PanopticDETR, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 def equality(bench: Bench) -> None:
     """The same numbers on both devices, in float32 without TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     for preset, height, width in bench.models:
         model, batch = model_of(preset), Batch.pad(list(pictures(2, height, width)))
@@ -144,7 +145,7 @@ def equality(bench: Bench) -> None:
         bench.add("equality", f"{preset}, {height} x {width}", *(f"{value:.1e}" for value in spread), f"{100 * same:.3f} %")
         if max(spread) > 1e-3 or same < 0.999:
             raise SystemExit(f"{preset}: {bench.device} and cpu do not agree: {spread}, {same}")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def inference(bench: Bench) -> None:
@@ -197,7 +198,7 @@ def step_of(bench: Bench, preset: str, count: int, precision: str, **options: An
 
 
 def measured(bench: Bench, step: Step, images: Tensor, targets: list[PackedTarget]) -> tuple[str, str]:
-    """Images a second of the step's iterations, and the peak memory in GB; "-" without a GPU, and "too much" where it isn't enough."""
+    """Images a second of the step's iterations, and the peak memory in GB: "-" without a GPU, "too much" where it isn't enough."""
     batch = Batch.pad(list(images))
     step.wrapped.train()
 
@@ -258,11 +259,8 @@ HEADS = {
 def write(bench: Bench, path: Path) -> None:
     """The tables, with date and hardware."""
     name = torch.cuda.get_device_name() if bench.device == "cuda" else machine()
-    lines = [
-        f"# On {name}",
-        "",
-        f"{date.today()}, torch {torch.__version__}, by `{' '.join(['python -m benchmarks.gpu', *sys.argv[1:]])}`.",
-    ]
+    command = " ".join(["python -m benchmarks.gpu", *sys.argv[1:]])
+    lines = [f"# On {name}", "", f"{date.today()}, torch {torch.__version__}, by `{command}`."]
     for table, rows in bench.tables.items():
         head = HEADS[table][: len(rows[0])]
         lines += ["", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
