@@ -122,7 +122,7 @@ class TrainOptions:
         learned = self.from_ is not None or (TRAINABLE[name].norm == "frozen" and self.backbone_weights != "none")
         few = photos is not None and photos <= FEW_PHOTOS and learned
         fine_tuning = self.recipe == "fine-tuning" or (self.recipe == "auto" and few)
-        recipe = recipe_of(name, self.steps, (photos or FEW_PHOTOS) if fine_tuning else None)
+        recipe = recipe_of(name, self.steps, (photos or FEW_PHOTOS) if fine_tuning else None, self.from_ is not None)
         missing: dict[str, Any] = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         options = replace(options, preset=name, recipe="fine-tuning" if fine_tuning else "preset", **missing)
         options.check()

@@ -73,6 +73,7 @@ def test_what_is_given_stands_and_the_rest_is_the_recipes():
     assert (filled.learning_rate, filled.epochs) == (5e-5, 7)
     assert all(getattr(filled, name) == value for name, value in FINE_TUNING.items() if name != "learning_rate")
     assert filled.size == 480 and filled.freeze == ("stem", "res2")  # the preset's
+    assert TrainOptions(from_="tiny").filled(300).half_size_until == 0  # a whole model has learned at a size of its own
 
 
 @pytest.mark.parametrize(("photos", "epochs"), [(3, 1000), (320, 100), (367, 87), (FEW_PHOTOS, 20)])
@@ -83,7 +84,7 @@ def test_the_epochs_follow_the_number_of_photos(photos, epochs):
 def test_a_run_on_photos_uses_it_and_says_so(short, tmp_path, capsys):
     train(output=str(tmp_path / "run"), **short)
     told = capsys.readouterr().out
-    assert "recipe: fine-tuning, for few photos: 1 epochs of batches of 2 at 64 pixels (half of that for the first 40 %)" in told
+    assert "recipe: fine-tuning, for few photos: 1 epochs of batches of 2 at 64 pixels, rate" in told
     assert "augmentation colour, dense losses 2 and 0.5" in told
     assert read_json(tmp_path / "run" / "options.json", "options")["recipe"] == "fine-tuning"
 
