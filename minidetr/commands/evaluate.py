@@ -69,7 +69,9 @@ def run_evaluate(arguments: Arguments) -> None:
     if arguments.why is not None:
         from minidetr.evaluate.why_files import explain_files
 
-        explain_files(*truth, *predicted, arguments.photos, arguments.why, void=void)
+        explanation = explain_files(*truth, *predicted, arguments.photos, arguments.why, void=void)
+        if not arguments.json:
+            print(explanation.table())
         print(f"why: {arguments.why / 'index.html'}", file=sys.stderr)
 
 

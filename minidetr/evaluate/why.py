@@ -31,17 +31,18 @@ from minidetr.panoptic import Category, Panoptic
 REASONS = {
     "outline": "found, its outline is off",
     "small": "missed: too thin or small for the mask's cells, where the truth itself is lost",
-    "threshold": "missed: found, but scored below the threshold",
-    "class": "missed: taken for another class",
+    "threshold": "missed: a query found it, but scored below the threshold",
+    "class": "missed: right shape (IoU above 1/2), wrong class",
     "merged": "missed: merged with another one of its class",
     "split": "missed: split into several",
-    "half": "missed: its mask overlaps it by half or less",
-    "void": "missed: most of it left open",
-    "unseen": "missed: most of it given to other segments",
-    "extra class": "too many: is another class",
+    "half": "missed: one of its class overlaps it, by half or less",
+    "void": "missed: nothing of its class there, most of it left open",
+    "unseen": "missed: nothing of its class there, most of it given to others",
+    "extra class": "too many: right shape, wrong class",
     "extra part": "too many: part or double of one of its class",
     "extra": "too many: nothing of its class is there",
 }
+NEEDS_MODEL = ("small", "threshold")  # what a prediction's files alone can't tell: it is then counted as what follows
 LOWEST = 0.05  # queries scored below it are not looked at
 
 
@@ -70,6 +71,8 @@ class Explanation:
     curve: dict[float, QualityCounts] = field(default_factory=dict)
     worst: list[Image] = field(default_factory=list)
     images: int = 0
+    size: int | None = None  # short side at which the model sees the photos
+    trained_on: dict[int, int] | None = None  # segments of each category in the training data
 
     def add(
         self,
@@ -150,15 +153,38 @@ class Explanation:
                 rows[gt_class][pred_class] = count / totals[gt_class]
         return dict(rows)
 
+    def points(self) -> dict[int, float]:
+        """By category id: what of 1 - PQ over all classes is lost by this one, in 0..1, the dearest first."""
+        lost = {c: sum(row.values()) for c, row in self.lost().items()}
+        return dict(sorted(((c, v / len(lost)) for c, v in lost.items()), key=lambda entry: -entry[1]))
+
+    def sentences(self) -> list[str]:
+        """What stands out, each with its numbers."""
+        known, quality, points = {c.id: c.name for c in self.categories}, self.quality, self.points()
+        told = []
+        if points:
+            first = list(points.items())[:3]
+            names = ", ".join(f"{known[c]} {100 * v:.1f}" for c, v in first)
+            told.append(f"Of the {100 * sum(points.values()):.1f} points lost, most by class: {names}.")
+        for c in points:
+            counts = quality.per_class[c]
+            if counts.tp + counts.fn and not counts.tp + counts.fp:
+                row = sorted(self.confusion().get(c, {}).items(), key=lambda entry: -entry[1])[:3]
+                went = ", ".join(f"{known.get(b, 'left open')} {100 * share:.0f} %" for b, share in row)
+                trained = "" if self.trained_on is None else f", {self.trained_on.get(c, 0):,} to learn from"
+                told.append(f"{known[c]}: never predicted ({counts.fn} in the truth{trained}); its pixels went to {went}.")
+        if (small := self.lost_in_all().get("small", 0)) >= 0.005:
+            told.append(f"{100 * small:.1f} points are segments too thin or small for the masks: a larger --size may find them.")
+        if (below := self.lost_in_all().get("threshold", 0)) >= 0.005:
+            told.append(f"{100 * below:.1f} points were found, but scored below the threshold.")
+        return told
+
     def table(self) -> str:
-        """What is lost in all, the dearest first, and of each class to what most, in points of PQ."""
-        lines = ["", "PQ is lost to"] + [f"  {100 * cost:5.1f}  {REASONS[reason]}" for reason, cost in self.lost_in_all().items()]
-        for category in self.categories:
-            row = self.lost().get(category.id)
-            if row:
-                worst = max(row, key=lambda reason: row[reason])
-                pq = 100 * self.counts.classes[category.id].pq
-                lines.append(f"{category.name}: PQ {pq:.1f}, {100 * row[worst]:.1f} points {REASONS[worst]}")
+        """What stands out, and what is lost in all, the dearest first, in points of PQ."""
+        lines = ["", *self.sentences(), "", "points of PQ lost, over all classes"]
+        lines += [f"  {100 * cost:5.1f}  {REASONS[reason]}" for reason, cost in self.lost_in_all().items()]
+        if self.ceiling is None:
+            lines.append("(without --model, queries below the threshold and what is too small for the masks are not known)")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -168,6 +194,8 @@ class Explanation:
         return {
             "images": self.images,
             "threshold": self.threshold,
+            "size": self.size,
+            "points": {names[c]: value for c, value in self.points().items()},
             "quality": quality.to_json(),
             "reasons": REASONS,
             "lost": self.lost_in_all(),
@@ -240,7 +268,7 @@ def explain(
     if [(c.id, c.name) for c in model.categories] != [(c.id, c.name) for c in data.categories]:
         raise InputError("the model has other classes than the truth: predict into files and give those, they are compared by name")
     at = model.preset.threshold if threshold is None else threshold
-    result = Explanation(data.categories, at, ceiling=QualityCounts())
+    result = Explanation(data.categories, at, ceiling=QualityCounts(), size=model.preset.short_side)
     assert result.ceiling is not None
     for seen in look_at(model, data, indices, min([LOWEST, at, *thresholds]), True, autocast):
         ids, infos = seen.segment_ids, seen.segments_info

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from minidetr.data.coco import PanopticDataset, whole_folder
-from minidetr.evaluate.why import REASONS, Explanation
+from minidetr.evaluate.why import REASONS, Explanation, Image
 from minidetr.evaluate.worst import embedded, empty_folder
 from minidetr.panoptic import Category, write_json
 from minidetr.plot import color_of, grid, labelled_overlay, new_figure, picture_of, use_style
@@ -23,40 +23,47 @@ body {{ color: #1f2328; background: #fff }}
 h2 {{ margin: 2.5rem 0 .5rem }} h3 {{ margin: 1.5rem 0 .25rem }} p {{ margin: .25rem 0 .75rem; max-width: 60rem }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }} img {{ max-width: 100%; height: auto }}
 th, td {{ padding: .15rem .5rem; text-align: right; border: 1px solid #d1d9e0 }}
-th:first-child, td:first-child {{ text-align: left }}
+th:first-child, td:first-child, .left {{ text-align: left }} td:first-child {{ white-space: nowrap }}
 thead th {{ font-weight: 600; vertical-align: bottom; background: #f6f8fa }} .scroll {{ overflow-x: auto }}
-.bar {{ display: flex; width: 30rem; height: 1.1rem; background: #eee }} .bar span {{ display: block; height: 100% }}
+.whole {{ white-space: nowrap }}
+.bar {{ display: flex; width: 30rem; height: 1.1rem; background: #eee }}
+.bar span {{ display: block; height: 100%; font-size: .8rem; line-height: 1.1rem; text-align: center }}
 .key {{ display: inline-block; width: .9rem; height: .9rem; margin-right: .4rem; vertical-align: -1px }}
 </style></head><body>
 <h1>PQ {pq}: where the other {lost} points are</h1>
-<p>{images} images{threshold}. Of each class, a match costs 1 - IoU and each segment missed or too many a half, over
-TP + FP/2 + FN/2: with what was found that makes 100. All numbers are percent; the mean over the classes is that of PQ.</p>
+<p>{images} images{size}{threshold}. All numbers are percent.</p>
+<ul>
+{sentences}
+</ul>
+<p>PQ is the mean over the classes. A class's own: each match costs 1 - IoU, each segment missed or too many a half, all divided by
+TP + FP/2 + FN/2.{example} Each mistake is put down to the first reason that holds, in the order of "reasons" in why.json.</p>
 {reasons}
 <h2>Class by class</h2>
-<p>What was found is grey, what was lost has the colours above.{ceiling}</p>
+<p>What was found is grey, what was lost has the colours above. "Points" is what the class costs of the {lost}.{ceiling}</p>
 <div class="scroll">{classes}</div>
 {curve}
 <h2>What the pixels of each class were taken for</h2>
-<p>A row is a class of the truth, its pixels 100.</p>
+<p>A row is a class of the truth, its pixels 100 (rounded). Blue is right, red is wrong.</p>
 <div class="scroll">{confusion}</div>
 <h2>The {count} worst images</h2>
 <p>By their own PQ, the mean over the classes in each. Photo, truth, prediction.</p>
+<p>{key}</p>
 {worst}
 </body></html>
 """
-COLORS = {  # outlines blue, missed warm, too many purple
+COLORS = {  # outlines blue, missed warm and brown, too many green: apart from each other in hue or in lightness
     "outline": "#4c78a8",
-    "small": "#7f4f24",
-    "threshold": "#f2a900",
+    "small": "#5b3a1e",
+    "threshold": "#f2c500",
     "class": "#e4572e",
-    "merged": "#b23a48",
-    "split": "#ff9f80",
-    "half": "#d98032",
-    "void": "#f7d488",
-    "unseen": "#8c2f39",
-    "extra class": "#6a4c93",
-    "extra part": "#a58bc9",
-    "extra": "#d0bfe6",
+    "merged": "#ff9da7",
+    "split": "#d37295",
+    "half": "#f28e2b",
+    "void": "#e8d8b0",
+    "unseen": "#8c1c2b",
+    "extra class": "#1b5e4b",
+    "extra part": "#59a14f",
+    "extra": "#b5dba4",
 }
 
 
@@ -73,11 +80,9 @@ def write_why(explanation: Explanation, photo: Callable[[int], tuple[str, np.nda
         names.append(name)
         sides = [pixels, *(labelled_overlay(pixels, p, explanation.categories, panels=3) for p in (image.truth, image.predicted))]
         title = f"{rank}. {name}: PQ {100 * image.pq:.1f}"
-        known = {c.id: c for c in explanation.categories}
-        words = [f"{known[c].name} {what}" + (f" ×{n}" if n > 1 else "") for c, what, n in image.words]
-        told = "; ".join(words) or "nothing missed, nothing too many: its outlines are what costs"
+        told = in_words(image, explanation.categories) or "nothing missed, nothing too many: its outlines are what costs"
         sheet = grid(sides, 3, ["photo", "truth", "prediction"])
-        sections.append(f"<h3>{html.escape(title)}</h3>\n<p>{html.escape(told)}</p>\n{embedded(sheet, title)}")
+        sections.append(f"<h3>{html.escape(title)}</h3>\n<p>{told}</p>\n{embedded(sheet, title)}")
     for entry, name in zip(content["worst"], names, strict=True):
         entry["image"] = name
     with whole_folder(out) as part:
@@ -92,28 +97,52 @@ def photo_of(data: PanopticDataset) -> Callable[[int], tuple[str, np.ndarray]]:
 
 def page(explanation: Explanation, sections: Sequence[str]) -> str:
     """The whole page; `sections` are those of the worst images."""
-    quality = explanation.quality
-    pq = quality.all.pq
+    quality, cells = explanation.quality, ""
     ceiling = explanation.ceiling.result(explanation.categories) if explanation.ceiling else None
-    told = ""
     if ceiling is not None:
-        told = (
-            " The last column is the PQ of the truth itself where each cell of the mask's grid says its share of the segment: about"
-            f" what masks can show at this size ({percent(ceiling.all.pq)} over all). A larger --size lifts it."
+        cells = (
+            " The last column is the PQ of the truth itself where each cell of the mask's grid, 4 x 4 pixels of what the model"
+            " sees, says its share of the segment: about what masks can show at this size"
+            f" ({percent(ceiling.all.pq)} over all). A larger <span class=whole>--size</span> lifts it."
+        )
+    else:
+        cells = " Without --model, queries below the threshold and what is too small for the masks count as something else."
+    seen = [c for c in explanation.categories if quality.per_class[c.id].seen]
+    example = ""
+    if seen:
+        one = max(seen, key=lambda c: min(quality.per_class[c.id].tp, quality.per_class[c.id].fn + quality.per_class[c.id].fp))
+        counts = quality.per_class[one.id]
+        total = counts.tp + counts.fp / 2 + counts.fn / 2
+        example = (
+            f" {html.escape(one.name)}: {counts.tp} matched, {counts.fn} missed, {counts.fp} too many, so divided by {total:g};"
+            f" the IoUs sum to {counts.iou:.1f}, PQ is {percent(counts.pq)}."
         )
     return PAGE.format(
-        pq=percent(pq),
-        lost=percent(1 - pq),
+        pq=percent(quality.all.pq),
+        lost=percent(1 - quality.all.pq),
         images=explanation.images,
+        size="" if explanation.size is None else f", seen with a short side of {explanation.size} pixels",
         threshold="" if explanation.threshold is None else f", queries above a score of {explanation.threshold:g}",
+        sentences="\n".join(f"<li>{html.escape(sentence)}</li>" for sentence in explanation.sentences()),
+        example=example,
         reasons=reasons_table(explanation.lost_in_all()),
-        ceiling=told,
+        ceiling=cells,
         classes=classes_table(explanation),
         curve=curve(explanation),
         confusion=confusion_table(explanation),
         count=len(sections),
+        key=" &nbsp; ".join(named(category) for category in seen),
         worst="\n".join(sections),
     )
+
+
+def in_words(image: Image, categories: Sequence[Category]) -> str:
+    """The mistakes of an image by class, as HTML."""
+    known = {c.id: c.name for c in categories}
+    by_class: dict[int, list[str]] = {}
+    for category_id, what, count in image.words:
+        by_class.setdefault(category_id, []).append(what + (f" ×{count}" if count > 1 else ""))
+    return "<br>".join(f"<b>{html.escape(known[c])}</b>: {html.escape('; '.join(words))}" for c, words in by_class.items())
 
 
 def percent(value: float | None) -> str:
@@ -135,28 +164,39 @@ def reasons_table(lost: dict[str, float]) -> str:
 
 
 def classes_table(explanation: Explanation) -> str:
-    """PQ, SQ and RQ of each class, a bar of what is lost, the counts, and what the mask's grid would allow."""
+    """Each class, the dearest first: points lost, PQ, SQ, RQ, a bar, the counts, and what the mask's grid would allow."""
     ceiling = explanation.ceiling.result(explanation.categories).per_class if explanation.ceiling else {}
-    rows, head = [], ["class", "PQ", "SQ", "RQ", "found and lost", "matched", "missed", "too many"]
-    for category in sorted(explanation.categories, key=lambda c: not c.is_thing):
-        counts, lost = explanation.quality.per_class[category.id], explanation.lost().get(category.id)
-        if lost is None:
-            continue
-        pieces = [("#b8c0c8", counts.pq, "found"), *((COLORS[r], v, REASONS[r]) for r, v in lost.items())]
-        spans = "".join(
-            f"<span style='background:{c};width:{100 * v:.2f}%' title='{t}: {100 * v:.1f}'></span>" for c, v, t in pieces
-        )
-        scores = [percent(value) for value in (counts.pq, counts.sq, counts.rq)]
-        row = [html.escape(category.name), *scores, f"<div class=bar>{spans}</div>", str(counts.tp), str(counts.fn), str(counts.fp)]
-        rows.append(row + ([percent(ceiling[category.id].pq)] if ceiling else []))
-    return table(head + (["PQ of the truth on the grid"] if ceiling else []), rows)
+    known, lost = {c.id: c for c in explanation.categories}, explanation.lost()
+    head = ["class", "points", "PQ", "SQ", "RQ", "<div class=left>found and lost</div>", "matched", "missed", "too many"]
+    head += ["in training"] * (explanation.trained_on is not None) + ["PQ of the truth on the grid"] * bool(ceiling)
+    rows = []
+    for category_id, points in explanation.points().items():
+        counts = explanation.quality.per_class[category_id]
+        pieces = [("#b8c0c8", counts.pq, "found"), *((COLORS[r], v, REASONS[r]) for r, v in lost[category_id].items())]
+        spans = "".join(bar(color, share, text) for color, share, text in pieces)
+        scores = [percent(value) for value in (points, counts.pq, counts.sq, counts.rq)]
+        row = [named(known[category_id]), *scores, f"<div class=bar>{spans}</div>", str(counts.tp), str(counts.fn), str(counts.fp)]
+        if explanation.trained_on is not None:
+            row.append(f"{explanation.trained_on.get(category_id, 0):,}")
+        rows.append(row + ([percent(ceiling[category_id].pq)] if ceiling else []))
+    return table(head, rows)
+
+
+def bar(color: str, share: float, text: str) -> str:
+    """A piece of a bar, as wide as its share, its number in it where there is room."""
+    number = f"{100 * share:.0f}" if share >= 0.08 else ""
+    ink = "#fff" if color in ("#4c78a8", "#5b3a1e", "#e4572e", "#8c1c2b", "#1b5e4b", "#d37295") else "#1f2328"
+    style = f"background:{color};color:{ink};width:{100 * share:.2f}%"
+    return f'<span style="{style}" title="{html.escape(text)}: {100 * share:.1f}">{number}</span>'
 
 
 def confusion_table(explanation: Explanation) -> str:
     """Classes of the truth against the classes predicted, shaded by their share."""
     rows = explanation.confusion()
     seen = [c for c in explanation.categories if c.id in rows or any(c.id in row for row in rows.values())]
-    columns: list[tuple[int, str]] = [(c.id, c.name) for c in seen] + [(0, "left open")]
+    columns: list[tuple[int, str]] = [(c.id, c.name) for c in seen]
+    if any(row.get(0, 0) >= 0.005 for row in rows.values()):
+        columns.append((0, "left open"))
     body = []
     for category in seen:
         shares = rows.get(category.id)
@@ -190,9 +230,12 @@ def curve(explanation: Explanation) -> str:
         axes.plot(list(results), [100 * of(r).pq for r in results.values()], marker="o", markersize=3, label=name)
     if explanation.threshold is not None:
         axes.axvline(explanation.threshold, color="#888", linestyle="--", linewidth=1, label=f"used: {explanation.threshold:g}")
-    axes.set(xlabel="score above which a query is kept", ylabel="PQ, percent", ylim=(0, 100), xlim=(0, 1))
+    top = max(100 * np.nan_to_num(r.pq) for result in results.values() for r in (result.all, result.things, result.stuff))
+    axes.set(xlabel="score above which a query is kept", ylabel="PQ, percent", ylim=(0, 1.1 * top + 1), xlim=(0, 1))
     axes.legend(fontsize="small")
-    best = max(results, key=lambda t: np.nan_to_num(results[t].all.pq))
-    text = f"PQ over the score threshold; the highest, {percent(results[best].all.pq)}, is at {best:g}."
+    scores = {t: float(np.nan_to_num(result.all.pq)) for t, result in results.items()}
+    best = max(scores.values())
+    near = [t for t, pq in scores.items() if pq >= best - 0.01]
+    text = f"PQ over the score threshold: {percent(best)} at best, and within one point of it from {near[0]:g} to {near[-1]:g}."
     picture = np.asarray(picture_of(figure).convert("RGB"))
     return f"<h2>The threshold</h2>\n<p>{text}</p>\n{embedded(picture, text)}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accelerate.utils import gather_object
 
-from minidetr.data.coco import PanopticDataset
+from minidetr.data.coco import CocoPanoptic, PanopticDataset
 from minidetr.evaluate.model import THRESHOLDS, Evaluation, evaluate_model
 from minidetr.evaluate.why import REASONS, explain
 from minidetr.evaluate.why_page import photo_of, write_why
@@ -39,15 +40,20 @@ def in_words(scores: dict[str, float]) -> str:
     return ", ".join(told + ([f"threshold {scores['threshold']:g}"] if "threshold" in scores else []))
 
 
-def explain_best(accelerator: Accelerator, folder: Path, data: PanopticDataset, count: int) -> None:
-    """Write why/index.html into a run's `folder`: what the best weights lose on the first `count` images of `data`, and to what."""
+def explain_best(accelerator: Accelerator, folder: Path, data: PanopticDataset, count: int, train: CocoPanoptic) -> None:
+    """Write why/index.html into a run's `folder`: what the best weights lose on the first `count` images of `data`, and to what.
+
+    `train` is what they have learned from.
+    """
     if accelerator.is_main_process:
         model = PanopticDETR.from_pretrained(folder / "best.safetensors").to(accelerator.device)
         found = explain(model, data, range(min(len(data), count)), thresholds=THRESHOLDS, autocast=accelerator.autocast)
+        found.trained_on = dict(Counter(train.index.category_ids[~train.index.crowds].tolist()))
         shutil.rmtree(folder / "why", ignore_errors=True)  # of the run's end before, where it was gone on with
         write_why(found, photo_of(data), folder / "why")
         dearest = ", ".join(f"{100 * cost:.1f} {REASONS[reason]}" for reason, cost in list(found.lost_in_all().items())[:3])
-        accelerator.print(f"why {folder / 'why' / 'index.html'}: of the points of PQ that lack, {dearest}")
+        lost = 100 * sum(found.lost_in_all().values())
+        accelerator.print(f"why {folder / 'why' / 'index.html'}: {lost:.1f} points of PQ are lost: {dearest}")
     accelerator.wait_for_everyone()
 
 

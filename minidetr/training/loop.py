@@ -125,8 +125,8 @@ def go_through(accelerator: Accelerator, given: TrainOptions, saved: dict[str, A
             if not stopped:
                 place.step, place.epoch, place.batch, place.step_iteration = number + 1, 0, 0, 0
                 place.seconds = place.evaluated = 0.0
-    if not stopped and settings.steps != "boxes" and isinstance(validation, CocoPanoptic):
-        explain_best(accelerator, folder, validation, settings.validation_images)
+    if not stopped and settings.steps != "boxes" and isinstance(data, CocoPanoptic):
+        explain_best(accelerator, folder, validation, settings.validation_images, data)
     if test is not None and not stopped:
         judge_once(accelerator, folder, test, str(settings.test), masks=settings.steps != "boxes")
     if report is not None:

@@ -149,7 +149,7 @@ def test_the_page_and_its_numbers(shipped, scenes, tmp_path, capsys):
     shipped.preset = replace(shipped.preset, threshold=0.6)
     save(shipped, tmp_path / "weights.safetensors")
     assert main(["evaluate", *truth, "--model", str(tmp_path / "weights.safetensors"), *photos, "--why", str(tmp_path / "a")]) == 0
-    assert "PQ is lost to" in capsys.readouterr().out
+    assert "points of PQ lost, over all classes" in capsys.readouterr().out
     model = json.loads((tmp_path / "a" / "why.json").read_text())
     assert model["threshold"] == 0.6 and len(model["curve"]) == len(THRESHOLDS) and len(model["worst"]) == 5
     page = (tmp_path / "a" / "index.html").read_text()

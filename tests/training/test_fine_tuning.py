@@ -288,7 +288,7 @@ def test_a_run_ends_with_a_page_of_what_is_wrong(short, tmp_path, capsys):
     row = max(read_rows(run / "scores.csv"), key=lambda row: float(row["PQ"]))
     assert 100 * content["quality"]["All"]["pq"] == pytest.approx(float(row["PQ"]), abs=1e-3)
     assert content["threshold"] == float(row["threshold"]) and (run / "why" / "index.html").is_file()
-    assert "of the points of PQ that lack" in capsys.readouterr().out
+    assert "points of PQ are lost:" in capsys.readouterr().out
     (run / "why" / "index.html").unlink()
     train(resume=str(run))
     assert (run / "why" / "index.html").is_file()
