@@ -148,7 +148,7 @@ def add_split(commands: Commands) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="data set: panoptic.json, images/, panoptic/")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write OUT/train and OUT/val to, new or empty")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--share", type=float, default=0.8, metavar="S", help="of the images for training (default: 0.8)")
+    how.add_argument("--share", type=float, metavar="S", help="of the images for training (default: 0.8 less --test)")
     how.add_argument("--folds", type=whole_number, metavar="K", help="instead: OUT/fold-0/train and val, up to fold K-1")
     parser.add_argument("--test", type=float, default=0.0, metavar="T", help="of the images for OUT/test, measured once at the end")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another split (default: 0)")

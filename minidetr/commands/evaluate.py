@@ -31,7 +31,7 @@ def add_evaluate(commands: Commands) -> None:
         "--void", type=ids_of_nothing, default=(), metavar="IDS", help="ids in PNGs that mean void, such as 255 or 0,255"
     )
     parser.add_argument("--worst", type=Path, metavar="DIR", help="also write a page of the worst images there; needs --photos")
-    parser.add_argument("--why", type=Path, metavar="DIR", help="also write a page of what the quality is lost to")
+    parser.add_argument("--why", type=Path, metavar="DIR", help="also write a page of what the quality is lost to; needs --photos")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of the photos, for --worst and --why")
     parser.add_argument("--model", metavar="NAME-OR-PATH", help="for --why: weights that make the prediction, and tell more")
 

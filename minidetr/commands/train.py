@@ -32,30 +32,36 @@ def add_train(commands: Commands) -> None:
         metavar="STEPS",
         help="joint, boxes,masks (boxes first, then the mask head on a frozen rest), boxes or masks (default: joint)",
     )
-    run.add_argument("--epochs", type=float, help="of the box step or of joint training")
-    run.add_argument("--mask-epochs", type=float, help="of the mask step (default: 25)")
+    run.add_argument(
+        "--epochs", type=float, help="passes over the data, of the box step or of joint training (default: the recipe's)"
+    )
+    run.add_argument("--mask-epochs", type=float, help="of the mask step (default: the recipe's)")
     run.add_argument("--quiet", action="store_true", default=None, help="no progress bar")
     run.add_argument("--minutes", type=float, help="end by the clock instead; the schedule follows the time")
 
     start = parser.add_argument_group("where it starts")
-    start.add_argument("--from", dest="from_", metavar="NAME-OR-PATH", help="published or own weights to fine-tune")
+    start.add_argument(
+        "--from", dest="from_", metavar="NAME-OR-PATH", help="weights to fine-tune: tiny, detr-r50-panoptic, ..., a file or a run"
+    )
     start.add_argument("--categories", metavar="FILE.json", help=f"of --from: {CATEGORIES_HELP}")
     start.add_argument("--backbone-weights", metavar="FILE", help="ImageNet weights with torchvision's names, imagenet or none")
     start.add_argument("--reset", type=stage_list, metavar="STAGES", help=f"stages put back to random weights, of {stages}")
     start.add_argument("--freeze", type=stage_list, metavar="STAGES", help="stages that do not train, of the same names")
-    start.add_argument("--queries", type=int, metavar="N", help="number of object queries; the first ones are kept")
+    start.add_argument(
+        "--queries", type=int, metavar="N", help="how many objects can be found (default: the preset's; of --from the first N)"
+    )
 
     data = parser.add_argument_group("data")
     data.add_argument("--void", type=ids_of_nothing, metavar="IDS", help="ids in panoptic PNGs that mean void, such as 255")
     data.add_argument(
         "--crowds", choices=("as-crowds", "as-objects"), help="leave crowds out, or learn them as objects (default: as-crowds)"
     )
-    data.add_argument("--size", type=int, metavar="PIXELS", help="short side of the images")
+    data.add_argument("--size", type=int, metavar="PIXELS", help="short side of the images (default: the preset's)")
     data.add_argument("--half-size-until", type=float, metavar="SHARE", help="of the length, train at half of it first; 0: do not")
     data.add_argument(
         "--augment",
         choices=("colour", "full", "flip", "none"),
-        help="flips, sizes, crops and colours; all but colours (scenes: flips); flips; nothing (default: the recipe's)",
+        help="full: flips, sizes, crops (scenes: flips); colour: and colours; flip: flips alone (default: the recipe's)",
     )
     data.add_argument("--scenes", type=int, metavar="COUNT", help="scenes rendered for training (default: 8000)")
     data.add_argument("--scene-seed", type=int, metavar="SEED", help="of the first of them (default: 0)")
@@ -64,7 +70,9 @@ def add_train(commands: Commands) -> None:
     data.add_argument(
         "--threshold", type=fraction, metavar="SCORE", help="keep queries above it (default: the best on the validation images)"
     )
-    data.add_argument("--evaluate-every", type=float, metavar="EPOCHS", help="default: a tenth of --epochs; at the end in any case")
+    data.add_argument(
+        "--evaluate-every", type=float, metavar="EPOCHS", help="goes before --evaluate-minutes (default: a tenth of --epochs)"
+    )
     data.add_argument("--workers", type=int, metavar="N", help="processes that load data (default: 2)")
     data.add_argument("--cache", metavar="DIR", help="where rendered scenes are kept (default: runs/cache)")
 
@@ -79,9 +87,19 @@ def add_train(commands: Commands) -> None:
     recipe.add_argument("--batch-size", type=int, metavar="B", help="images an iteration, over all processes")
     recipe.add_argument("--accumulate", type=int, metavar="PARTS", help="take each batch in so many parts, for want of memory")
     recipe.add_argument("--compile", action="store_true", default=None, help="compile the mask head (faster on a GPU)")
-    for name in ("learning-rate", "backbone-learning-rate", "weight-decay", "clip", "warmup", "drop", "dropout"):
-        recipe.add_argument(f"--{name}", type=float, metavar="X")
-    recipe.add_argument("--schedule", choices=("drop", "cosine"))
+    for name, what in (
+        ("learning-rate", "of AdamW"),
+        ("backbone-learning-rate", "of the ResNet, which has learned already"),
+        ("weight-decay", "of AdamW (default: 1e-4)"),
+        ("clip", "largest norm of the gradient"),
+        ("warmup", "share of the length, 0 to 1, over which the rates rise from 0"),
+        ("drop", "share of the length after which the schedule drop divides the rates by ten"),
+        ("dropout", "in encoder and decoder, 0 to 1"),
+    ):
+        recipe.add_argument(f"--{name}", type=float, metavar="X", help=what)
+    recipe.add_argument(
+        "--schedule", choices=("drop", "cosine"), help="of the rates: one drop, or down to a hundredth in a half wave"
+    )
     recipe.add_argument("--ema", type=float, metavar="DECAY", help="average the weights, e.g. 0.998; 0: do not")
     for name, what in (
         ("no-object", "of the class no object in the class loss"),
@@ -93,9 +111,9 @@ def add_train(commands: Commands) -> None:
         recipe.add_argument(f"--{name}", type=float, metavar="W", help=f"weight {what}")
     recipe.add_argument("--masks-per-image", type=int, metavar="K", help="matched queries whose masks are judged; 0: all")
     recipe.add_argument("--mask-stride", type=int, choices=(1, 4), help="judge masks at the input's size (1) or at their own (4)")
-    recipe.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"))
+    recipe.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), help="auto: the device's")
     recipe.add_argument("--device", help="auto, cpu, cuda or mps (default: auto)")
-    recipe.add_argument("--seed", type=int)
+    recipe.add_argument("--seed", type=int, help="of weights, order and augmentation (default: 0)")
     recipe.add_argument("--checkpoint-minutes", type=float, metavar="M", help="default: 5")
     run.add_argument("--backup", metavar="FOLDER", help="copy there what --resume needs, such as onto a mounted drive")
     run.add_argument("--backup-minutes", type=float, metavar="M", help="between two copies (default: 20)")

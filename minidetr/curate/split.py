@@ -61,17 +61,19 @@ class Split:
 
 
 def split(
-    folder: str | Path, out: str | Path, share: float = 0.8, folds: int | None = None, seed: int = 0, test: float = 0.0
+    folder: str | Path, out: str | Path, share: float | None = None, folds: int | None = None, seed: int = 0, test: float = 0.0
 ) -> Split:
     """Divide the data set FOLDER (panoptic.json, images/, panoptic/ and, where there is one, detection.json).
 
-    Writes OUT/train with about `share` (0..1) of the images, OUT/val with the others, and with `test` above 0 about so many of them
+    Writes OUT/train with about `share` (0..1; None: 0.8 less `test`) of the images,
+    OUT/val with the others, and with `test` above 0 about so many of them
     as OUT/test, to be measured once at the very end, for on OUT/val one chooses; or, with `folds` (2, 3, ...), OUT/fold-0/train and
     OUT/fold-0/val up to fold k-1, where every image is in exactly one val. Each is a data set like FOLDER; files are hard links, or
     copies where the file system has none. The same `seed` gives the same split on every machine.
     OUT appears whole or not at all. Raises InputError for data that can't be read or divided, or when OUT holds anything.
     """
     folder, out = Path(folder), Path(out).resolve()
+    share = round(0.8 - test, 9) if share is None and test < 0.8 else 0.8 if share is None else share
     if not 0 < share < 1:
         raise InputError(f"share is {share}, but it must lie between 0 and 1: 0.8 trains on four images of five")
     if not 0 <= test < 1 - share:

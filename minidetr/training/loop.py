@@ -30,6 +30,7 @@ from minidetr.training.devices import start_devices
 from minidetr.training.feed import (
     changed_data,
     fingerprint,
+    is_training_data,
     looked_through,
     open_data,
     open_test,
@@ -130,8 +131,11 @@ def go_through(accelerator: Accelerator, given: TrainOptions, saved: dict[str, A
     if test is not None and not stopped:
         judge_once(accelerator, folder, test, str(settings.test), masks=settings.steps != "boxes")
     if report is not None:
-        report.close()
+        report.close(done=not stopped)
         score = "box AP" if settings.steps == "boxes" else "PQ"
-        done = f"done: {folder / 'last.safetensors'}, best {score} {max(place.best, 0):.1f}"
+        count = min(len(validation), settings.validation_images)
+        what = "training" if is_training_data(data, validation) else "validation"
+        of = f"{score} {max(place.best, 0):.1f} on {count} {what} images"
+        done = f"done: {folder / 'best.safetensors'}, {of}; the last weights are beside it"
         say(f"stopped: go on with --resume {folder}" if stopped else done)
     return model.eval()

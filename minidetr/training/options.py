@@ -130,19 +130,17 @@ class TrainOptions:
 
     def told(self) -> str:
         """The recipe of a run in a line."""
-        passes = (
-            f"{self.minutes:g} minutes"
-            if self.minutes
-            else f"{self.mask_epochs if self.steps == 'masks' else self.epochs:g} epochs"
-        )
+        count = self.mask_epochs if self.steps == "masks" else self.epochs
+        passes = f"{self.minutes:g} minutes" if self.minutes else f"{count:g} epoch{'s' * (count != 1)}"
         told = [
             f"{passes} of batches of {self.batch_size} at {self.size} pixels"
             + (f" (half of that for the first {100 * self.half_size_until:g} %)" if self.half_size_until else ""),
             f"rate {self.learning_rate:g} (backbone {self.backbone_learning_rate:g}), {self.schedule}",
             f"augmentation {self.augment}",
         ]
-        if self.pixel_class or self.cells:
-            told.append(f"dense losses {self.pixel_class:g} and {self.cells:g}")
+        for option in ("ema", "pixel_class", "cells"):
+            if value := getattr(self, option):
+                told.append(f"{option.replace('_', '-')} {value:g}")
         name = "fine-tuning, for few photos" if self.recipe == "fine-tuning" else f"that of {self.preset}"
         return f"{name}: {', '.join(told)}"
 

@@ -22,6 +22,7 @@ class Report:
     def __init__(self, run: Path, start: int):
         self.run, self.count = run, 0
         self.sums: dict[str, float] = defaultdict(float)
+        self.row: dict[str, float] = {}  # of the last iteration
         self.columns: dict[str, list[str]] = {}
         for name in (LOSSES, SCORES):
             rows = read_rows(run / name)
@@ -39,12 +40,15 @@ class Report:
         """Add one iteration's losses; every so often write their mean. `row` has at least "iteration"."""
         for name, value in losses.items():
             self.sums[name] += value
-        self.count += 1
+        self.count, self.row = self.count + 1, row
         if row["iteration"] % every == 0:
-            means = {name: value / self.count for name, value in self.sums.items()}
-            self.add(LOSSES, row | means)
-            self.sums.clear()
-            self.count = 0
+            self.write_means()
+
+    def write_means(self) -> None:
+        """Write the losses' means since the last row."""
+        self.add(LOSSES, self.row | {name: value / self.count for name, value in self.sums.items()})
+        self.sums.clear()
+        self.count = 0
 
     def add(self, name: str, row: dict) -> None:
         """Append a row to a CSV file, and to TensorBoard."""
@@ -102,8 +106,10 @@ class Report:
                 cells.append(overlay(*for_display(np.asarray(picture), panoptic), data.categories))
         write_png(self.run / "validation" / f"{name}.png", grid(cells, 2, ["truth", "prediction"]))
 
-    def close(self) -> None:
-        """Flush what TensorBoard holds back."""
+    def close(self, done: bool = False) -> None:
+        """Write what is held back: of a run that is `done`, the losses of its last iterations, too."""
+        if done and self.count:
+            self.write_means()
         if self.board is not None:
             self.board.close()
 

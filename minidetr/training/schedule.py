@@ -66,7 +66,7 @@ MARKS = 15  # iterations after which the length of a run is told
 
 
 def estimate(each: float, left: int, minutes: float | None, an_epoch: int, small_until: float = 0.0) -> str:
-    """How long a step takes, in words, "" for less than two minutes: an iteration takes `each` seconds, `left` are left.
+    """How long a step takes, in words: an iteration takes `each` seconds, `left` are left.
 
     With `minutes` the clock ends it: then it is told how far it gets, in passes over the data, each of `an_epoch` iterations. Until
     `small_until` of the step the images have half the size; four times the pixels are taken to last four times as long.
@@ -76,7 +76,7 @@ def estimate(each: float, left: int, minutes: float | None, an_epoch: int, small
         return f"about {count:,.0f} iterations in {minutes:g} minutes, {count / an_epoch:.1f} passes over the data"
     seconds = each * left * (small_until + (1 - small_until) * 4 if small_until else 1)
     if seconds < 120:
-        return ""
+        return "less than two minutes on this machine"
     hours, rest = divmod(round(seconds / 60), 60)
     length = f"{hours} h {rest} min" if hours else f"{rest} min"
     return f"about {length} on this machine (evaluations not counted): --minutes to bound it"

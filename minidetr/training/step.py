@@ -229,8 +229,7 @@ class Step:
         if len(self.marks) == MARKS and self.run.report is not None:
             until = options.half_size_until if self.small else 0.0
             each = (self.marks[-1] - self.marks[MARKS // 3]) / (MARKS - 1 - MARKS // 3)  # the first ones are slower
-            if told := estimate(each, self.total - place.step_iteration, self.minutes, len(self.batches), until):
-                tqdm.write(told)
+            tqdm.write(estimate(each, self.total - place.step_iteration, self.minutes, len(self.batches), until))
 
     def settle(self) -> None:
         """Report the last iteration counted. Raises InputError if its losses or their gradient were not finite."""
