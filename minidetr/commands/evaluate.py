@@ -39,6 +39,7 @@ def add_evaluate(commands: Commands) -> None:
 def run_evaluate(arguments: Arguments) -> None:
     """Print the table, or JSON."""
     from minidetr.evaluate import panoptic_quality, segment_box_average_precision
+    from minidetr.evaluate.worst import empty_folder
 
     truth, predicted = (arguments.truth_json, arguments.truth_dir), (arguments.predicted_json, arguments.predicted_dir)
     if arguments.model is not None:
@@ -47,6 +48,9 @@ def run_evaluate(arguments: Arguments) -> None:
         raise InputError("give PREDICTED.json and PREDICTED_DIR, what is to be judged, or --model with --why and --photos")
     if (arguments.worst is None and arguments.why is None) != (arguments.photos is None):
         raise InputError("--worst or --why, and --photos, go together: give the folder to write and the folder of the photos")
+    for folder in (arguments.worst, arguments.why):
+        if folder is not None:
+            empty_folder(folder)
     void = arguments.void
     quality = panoptic_quality(*truth, *predicted, jobs=arguments.jobs, progress=sys.stderr.isatty(), void=void)
     for note in quality.notes:
@@ -94,9 +98,9 @@ def explain_model(arguments: Arguments) -> None:
     data = CocoPanoptic(arguments.truth_json, arguments.photos, arguments.truth_dir, void=arguments.void)
     model = PanopticDETR.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu")
     explanation = explain(model, data, range(len(data)), thresholds=THRESHOLDS)
-    write_why(explanation, photo_of(data), arguments.why)
+    content = write_why(explanation, photo_of(data), arguments.why)
     if arguments.json:
-        print(json.dumps(explanation.to_json(), indent=2))
+        print(json.dumps(content, indent=2))
     else:
         print(explanation.quality.table(per_class=arguments.per_class))
         print(explanation.table())

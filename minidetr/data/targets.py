@@ -36,7 +36,8 @@ class Target:
 class PackedTarget:
     """A `Target` on its way to a device: its K masks, which don't overlap, as one plane of numbers, unpacked where they arrive.
 
-    `number` H W, int16: k + 1 where segment k is, else 0. Of 32 segments that is a sixteenth of the bytes.
+    `number` H W, int16 (int32 for more than 32,767 segments): k + 1 where segment k is, else 0. Of 32 segments that
+    is a sixteenth of the bytes.
     """
 
     labels: Tensor
@@ -48,7 +49,8 @@ class PackedTarget:
     @classmethod
     def of(cls, target: Target) -> PackedTarget:
         """Of a target whose masks don't overlap, as those of a panoptic segmentation never do."""
-        number = torch.zeros(target.masks.shape[1:], dtype=torch.int16)
+        kind = torch.int16 if len(target.masks) <= torch.iinfo(torch.int16).max else torch.int32
+        number = torch.zeros(target.masks.shape[1:], dtype=kind)
         for k, mask in enumerate(target.masks):
             number.masked_fill_(mask, k + 1)
         return cls(target.labels, target.boxes, number, target.image_id, target.size)
@@ -56,7 +58,7 @@ class PackedTarget:
     def to(self, device: torch.device | str) -> Target:
         """The target on `device`."""
         labels, boxes, number = (moved(tensor, device) for tensor in (self.labels, self.boxes, self.number))
-        numbers = torch.arange(1, len(labels) + 1, dtype=torch.int16, device=device)
+        numbers = torch.arange(1, len(labels) + 1, dtype=self.number.dtype, device=device)
         return Target(labels, boxes, number == numbers[:, None, None], self.image_id, self.size)
 
     def pin_memory(self) -> PackedTarget:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Any
 
@@ -25,7 +25,7 @@ from minidetr.evaluate.model import Seen, look_at
 from minidetr.evaluate.panoptic_quality import PanopticQuality, QualityCounts, SegmentMatches, match_segments
 from minidetr.model import PanopticDETR
 from minidetr.model.merge import merge
-from minidetr.panoptic import Category, Panoptic
+from minidetr.panoptic import Category, Panoptic, boxes_of_ids
 
 # What can be wrong: matches first, then what is missed, then what is too many; of several the first that holds is counted.
 REASONS = {
@@ -43,6 +43,7 @@ REASONS = {
     "extra": "too many: nothing of its class is there",
 }
 NEEDS_MODEL = ("small", "threshold")  # what a prediction's files alone can't tell: it is then counted as what follows
+NOTHING = -1  # in place of a category id: no segment, for 0 may be a class
 LOWEST = 0.05  # queries scored below it are not looked at
 
 
@@ -66,7 +67,7 @@ class Explanation:
     keep: int = 10  # of the worst images so many
     counts: QualityCounts = field(default_factory=QualityCounts)
     cost: defaultdict[tuple[int, str], float] = field(default_factory=lambda: defaultdict(float))  # by class, reason
-    pixels: defaultdict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))  # by both classes; 0: none
+    pixels: defaultdict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))  # by both classes; NOTHING: none
     ceiling: QualityCounts | None = None  # of the truth itself on the mask's grid
     curve: dict[float, QualityCounts] = field(default_factory=dict)
     worst: list[Image] = field(default_factory=list)
@@ -95,10 +96,11 @@ class Explanation:
         iou, words = found.iou, defaultdict[tuple[int, str], int](int)
         for g, p in zip(*np.nonzero(found.matched), strict=True):
             self.cost[int(found.gt_class[g]), "outline"] += 1 - float(iou[g, p])
+        holders = segments_held(found)
         for g in np.flatnonzero(found.missed).tolist():
             shown = drawable is None or bool(drawable[g])
             of_class = unused(int(found.gt_class[g]))
-            reason = missed_because(found, iou, g, segment_ids == segments_info[g]["id"], shown, of_class)
+            reason = missed_because(found, iou, holders, g, segment_ids == segments_info[g]["id"], shown, of_class)
             self.cost[int(found.gt_class[g]), reason] += 0.5
             words[int(found.gt_class[g]), reason] += 1
         for p in np.flatnonzero(found.spurious).tolist():
@@ -119,7 +121,7 @@ class Explanation:
                 continue
             for p, pred_class in enumerate(found.pred_class.tolist()):
                 self.pixels[gt_class, pred_class] += int(found.overlap[g, p])
-            self.pixels[gt_class, 0] += int(found.gt_area[g] - found.overlap[g].sum())
+            self.pixels[gt_class, NOTHING] += int(found.gt_area[g] - found.overlap[g].sum())
 
     @property
     def quality(self) -> PanopticQuality:
@@ -143,7 +145,7 @@ class Explanation:
         return dict(sorted(((r, v) for r, v in sums.items() if v), key=lambda entry: -entry[1]))
 
     def confusion(self) -> dict[int, dict[int, float]]:
-        """By the class of the truth: the share of its pixels given to each class, 0 for those given to none."""
+        """By the class of the truth: the share of its pixels given to each class, NOTHING for those given to none."""
         totals: defaultdict[int, int] = defaultdict(int)
         for (gt_class, _), count in self.pixels.items():
             totals[gt_class] += count
@@ -188,23 +190,26 @@ class Explanation:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the pictures; shares in 0..1, classes by name."""
-        names = {c.id: c.name for c in self.categories} | {0: "(none)"}
-        quality, ceiling = self.quality, self.ceiling.result(self.categories) if self.ceiling else None
+        """Everything but the pictures; shares in 0..1, classes by their id as text, "none" where there is no segment."""
+        quality, lost, points, confusion = self.quality, self.lost(), self.points(), self.confusion()
+        ceiling = self.ceiling.result(self.categories).per_class if self.ceiling else None
+        classes = {}
+        for category in self.categories:
+            c = category.id
+            pixels = {"none" if b == NOTHING else str(b): share for b, share in confusion.get(c, {}).items()}
+            classes[str(c)] = {"name": category.name, "points": points.get(c), "lost": lost.get(c), "pixels": pixels}
+            classes[str(c)]["ceiling"] = _number(ceiling[c].pq) if ceiling else None
         return {
             "images": self.images,
             "threshold": self.threshold,
             "size": self.size,
-            "points": {names[c]: value for c, value in self.points().items()},
             "quality": quality.to_json(),
             "reasons": REASONS,
             "lost": self.lost_in_all(),
-            "lost_by_class": {names[c]: row for c, row in self.lost().items()},
-            "confusion": {names[a]: {names[b]: share for b, share in row.items()} for a, row in self.confusion().items()},
-            "ceiling": ceiling and {names[c]: None if isnan(q.pq) else q.pq for c, q in ceiling.per_class.items()},
+            "classes": classes,
             "curve": {f"{t:g}": _number(counts.result(self.categories).all.pq) for t, counts in sorted(self.curve.items())},
             "worst": [
-                {"image": i.index, "pq": i.pq, "mistakes": [{"class": names[c], "what": w, "count": n} for c, w, n in i.words]}
+                {"image": i.index, "pq": i.pq, "mistakes": [{"class": c, "what": w, "count": n} for c, w, n in i.words]}
                 for i in self.worst
             ],
         }
@@ -214,10 +219,25 @@ def _number(value: float) -> float | None:
     return None if isnan(value) else value
 
 
+def segments_held(found: SegmentMatches) -> dict[int, np.ndarray]:
+    """By category id: of how many segments of the truth each of the P predicted ones has most, P. Crowds are none."""
+    held = (2 * found.overlap > found.gt_area[:, None]) & ~found.crowd[:, None]  # G x P
+    return {c: held[found.gt_class == c].sum(axis=0) for c in set(found.gt_class.tolist())}
+
+
 def missed_because(
-    found: SegmentMatches, iou: np.ndarray, g: int, mask: np.ndarray, shown: bool, candidates: Iterable[np.ndarray]
+    found: SegmentMatches,
+    iou: np.ndarray,
+    holders: dict[int, np.ndarray],
+    g: int,
+    mask: np.ndarray,
+    shown: bool,
+    candidates: Iterable[np.ndarray],
 ) -> str:
-    """Why segment `g` of the truth is missed, one of `REASONS`. `mask` H W are its pixels, `candidates` masks of its class."""
+    """Why segment `g` of the truth is missed, one of `REASONS`.
+
+    `holders` are those of `segments_held`, `mask` H W the segment's pixels, `candidates` masks of its class that were dropped.
+    """
     area, own = found.gt_area[g], found.gt_class[g]
     same, overlap = found.pred_class == own, found.overlap[g]
     if not shown:
@@ -228,10 +248,8 @@ def missed_because(
             return "threshold"
     if (iou[g, ~same] > 0.5).any():
         return "class"
-    others = (found.gt_class == own) & ~found.crowd
-    others[g] = False
-    holds_another = (2 * found.overlap[others] > found.gt_area[others, None]).any(0)  # P: has most of another one of the class
-    if (same & holds_another & (2 * overlap > area)).any():
+    mine = 2 * overlap > area  # P: has most of it
+    if (same & mine & (holders[int(own)] > 1)).any():
         return "merged"
     parts = same & (2 * overlap > found.pred_area)  # P: lie mostly in it
     shared = overlap[parts].sum()
@@ -265,7 +283,9 @@ def explain(
     size that the model sees: what isn't matched then is too small for masks that say each cell's share. Raises InputError where
     the classes differ.
     """
-    if [(c.id, c.name) for c in model.categories] != [(c.id, c.name) for c in data.categories]:
+    if model.mask_head is None:
+        raise InputError("this is a detection model without a mask head: give the weights of a panoptic one")
+    if {(c.id, c.name) for c in model.categories} != {(c.id, c.name) for c in data.categories}:
         raise InputError("the model has other classes than the truth: predict into files and give those, they are compared by name")
     at = model.preset.threshold if threshold is None else threshold
     result = Explanation(data.categories, at, ceiling=QualityCounts(), size=model.preset.short_side)
@@ -310,14 +330,16 @@ def on_the_grid(
     grid = [-(-side // 4) for side in size]
     shares: list[Tensor] = [F.interpolate(m[None, None].float(), grid, mode="area")[0, 0] for m in target.masks]
     every = torch.ones(len(shares))
-    classes = {c.id: c for c in categories}
+    classes = {c.id: replace(c, is_thing=True) for c in categories}  # each segment by itself: merging joins those of a stuff class
     drawn = merge(torch.stack(shares), every, target.labels, classes, size, size, target.size)
-    nothing = torch.from_numpy(segment_ids == 0).numpy()  # a segment may not spread over void, which is nobody's mistake
-    return drawn if not nothing.any() else without(drawn, nothing)
+    crowds = [info["id"] for info in segments_info if info.get("iscrowd")]
+    nobodys = np.isin(segment_ids, [0, *crowds])  # where others may spread without being blamed
+    return without(drawn, nobodys) if nobodys.any() else drawn
 
 
 def without(panoptic: Panoptic, mask: np.ndarray) -> Panoptic:
     """The segmentation with the pixels of `mask` left open; segments that had no others are gone."""
     ids = np.where(mask, 0, panoptic.segment_ids)
-    left = set(np.unique(ids).tolist())
-    return Panoptic(ids, [segment for segment in panoptic.segments if segment.id in left])
+    areas, boxes = boxes_of_ids(ids, np.array([segment.id for segment in panoptic.segments], np.int64))
+    measured = zip(panoptic.segments, areas.tolist(), boxes.tolist(), strict=True)
+    return Panoptic(ids, [replace(segment, area=area, box=tuple(box)) for segment, area, box in measured if area])

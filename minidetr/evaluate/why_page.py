@@ -6,11 +6,12 @@ import html
 from collections.abc import Callable, Sequence
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from minidetr.data.coco import PanopticDataset, whole_folder
-from minidetr.evaluate.why import REASONS, Explanation, Image
+from minidetr.evaluate.why import NOTHING, REASONS, Explanation, Image
 from minidetr.evaluate.worst import embedded, empty_folder
 from minidetr.panoptic import Category, write_json
 from minidetr.plot import color_of, grid, labelled_overlay, new_figure, picture_of, use_style
@@ -67,10 +68,10 @@ COLORS = {  # outlines blue, missed warm and brown, too many green: apart from e
 }
 
 
-def write_why(explanation: Explanation, photo: Callable[[int], tuple[str, np.ndarray]], out_dir: str | Path) -> None:
+def write_why(explanation: Explanation, photo: Callable[[int], tuple[str, np.ndarray]], out_dir: str | Path) -> dict[str, Any]:
     """Write OUT/index.html and OUT/why.json, whole or not at all; `photo` gives an image's name and pixels H x W x 3 by its index.
 
-    Raises InputError when OUT holds anything.
+    Returns what why.json says. Raises InputError when OUT holds anything.
     """
     out = empty_folder(out_dir)
     content = explanation.to_json()
@@ -88,6 +89,7 @@ def write_why(explanation: Explanation, photo: Callable[[int], tuple[str, np.nda
     with whole_folder(out) as part:
         write_json(part / "why.json", content)
         (part / "index.html").write_text(page(explanation, sections), encoding="utf-8")
+    return content
 
 
 def photo_of(data: PanopticDataset) -> Callable[[int], tuple[str, np.ndarray]]:
@@ -195,8 +197,8 @@ def confusion_table(explanation: Explanation) -> str:
     rows = explanation.confusion()
     seen = [c for c in explanation.categories if c.id in rows or any(c.id in row for row in rows.values())]
     columns: list[tuple[int, str]] = [(c.id, c.name) for c in seen]
-    if any(row.get(0, 0) >= 0.005 for row in rows.values()):
-        columns.append((0, "left open"))
+    if any(row.get(NOTHING, 0) >= 0.005 for row in rows.values()):
+        columns.append((NOTHING, "left open"))
     body = []
     for category in seen:
         shares = rows.get(category.id)

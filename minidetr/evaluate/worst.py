@@ -185,6 +185,8 @@ def named_color(entry: dict) -> Color | None:
 def embedded(picture: np.ndarray, text: str) -> str:
     """An <img> with the picture in it, so that the page is one file that can be sent on."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=88)
+    small = Image.fromarray(picture)
+    small.thumbnail((16_000, 16_000))  # JPEG ends at 65,500 pixels, and so do a very narrow photo's three panels
+    small.save(buffer, "JPEG", quality=88)
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{html.escape(text)}" src="data:image/jpeg;base64,{data}">'

@@ -13,55 +13,58 @@ from pathlib import Path
 from typing import Any
 
 from minidetr.errors import InputError
-from minidetr.panoptic import whole_file
-from minidetr.training.checkpoint import NAME, PREVIOUS, has_checkpoint, is_whole, read_whole, run_folder
+from minidetr.training.checkpoint import NAME, PREVIOUS, read_whole_ones
 from minidetr.training.report import LOSSES, SCORES
+from minidetr.weights.files import read_safetensors
 
 SMALL = ("options.json", LOSSES, SCORES, "curves.png", "test.json")  # beside checkpoint and best weights
-BEST = "best.safetensors"
+BEST, NEXT_BEST = "best.safetensors", "best.next.safetensors"
 
 
-def prepare(folder: Path, run: Path) -> None:
-    """Make the folder of a backup. Raises InputError where it is the run's own, can't be written, or holds another run."""
-    if folder.resolve() == run.resolve():
-        raise InputError(f"--backup {folder} is the run's own folder: give another one, on a disk that stays")
-    if has_checkpoint(folder):
-        raise InputError(
-            f"--backup {folder} holds a run already: go on with it by --resume {folder} --output {run}, or choose another"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--backup {folder} can't be made ({error.strerror}): is the drive mounted?") from error
+class Backup:
+    """The folder of a backup, which gets a run's files by `copy`."""
 
+    def __init__(self, folder: Path, run: Path, identity: str):
+        """Make the folder, for the run `identity`. InputError where it can't be made, or is the run's own or another's."""
+        self.folder = folder
+        if folder.resolve() == run.resolve():
+            raise InputError(f"--backup {folder} is the run's own folder: give another one, on a disk that stays")
+        there = read_whole_ones(folder)
+        if any(content.get("identity") != identity for content, _ in there) or (not there and (folder / NAME).exists()):
+            raise InputError(
+                f"--backup {folder} holds another run: go on with that one by --resume {folder} --output {run}, or choose another"
+            )
+        try:
+            folder.mkdir(exist_ok=True)  # without its parents: a drive that isn't mounted must not be made up
+        except OSError as error:
+            raise InputError(
+                f"--backup {folder} can't be made ({error.strerror}): is the drive mounted, and is there the folder above it?"
+            ) from error
+        self.whole = there[0][1] if there else None  # the newest checkpoint there that is known to be whole: never overwritten
+        self.copied: tuple[int, int] | None = None  # size and time of the best weights that were copied last
 
-def back_up(run: Path, folder: Path) -> str:
-    """Copy the newest checkpoint of a run, its best weights and tables; returns what went wrong in a sentence, or "".
+    def copy(self, run: Path) -> str:
+        """Copy the newest checkpoint of a run, its best weights and tables; returns what went wrong in a sentence, or "".
 
-    Of the two checkpoints there the older one is overwritten, so that a copy cut off leaves a whole one. The run goes on in any
-    case: a full drive must not end it.
-    """
-    try:
-        if not folder.is_dir():
-            raise OSError(None, "the folder is gone")
-        slots = [folder / NAME, folder / PREVIOUS]
-        slots.sort(key=lambda slot: slot.stat().st_mtime_ns if slot.exists() else 0)
-        write_in_place(run / NAME, slots[0])
-        for name in (BEST, *SMALL):
-            theirs = folder / name
-            if (run / name).exists() and (name != BEST or changed(run / name, theirs)):
-                write_in_place(run / name, theirs)
-    except OSError as error:
-        return f"attention: no backup to {folder} ({error.strerror}): the run goes on, its checkpoints are in {run}"
-    return ""
-
-
-def changed(source: Path, copy: Path) -> bool:
-    """Whether a file is newer than its copy, or of another length."""
-    if not copy.exists():
-        return True
-    one, other = source.stat(), copy.stat()
-    return one.st_size != other.st_size or one.st_mtime_ns > other.st_mtime_ns
+        Of everything large there is a whole copy at any moment, however often a copy is cut off. The run goes on in any case: a
+        full drive must not end it.
+        """
+        try:
+            if not self.folder.is_dir():
+                raise OSError(None, "the folder is gone")
+            slot = self.folder / (PREVIOUS if self.whole == self.folder / NAME else NAME)
+            write_in_place(run / NAME, slot)
+            self.whole = slot
+            if (run / BEST).exists() and (now := ((stat := (run / BEST).stat()).st_size, stat.st_mtime_ns)) != self.copied:
+                write_in_place(run / BEST, self.folder / NEXT_BEST)
+                write_in_place(run / BEST, self.folder / BEST)
+                self.copied = now
+            for name in SMALL:
+                if (run / name).exists():
+                    write_in_place(run / name, self.folder / name)
+        except OSError as error:
+            return f"attention: no backup to {self.folder} ({error.strerror}): the run goes on, its checkpoints are in {run}"
+        return ""
 
 
 def write_in_place(source: Path, target: Path) -> None:
@@ -73,19 +76,30 @@ def write_in_place(source: Path, target: Path) -> None:
         os.fsync(file.fileno())
 
 
-def read_backup(folder: Path) -> tuple[dict[str, Any], Path]:
-    """The newer of the whole checkpoints of a backup, and its file. Raises InputError where none is whole."""
-    whole = [(read_whole(slot), slot) for name in (NAME, PREVIOUS) if is_whole(slot := folder / name)]
-    if not whole:
-        raise InputError(f"{folder} holds no whole {NAME} to resume from: give the folder of a run or of its --backup")
-    return max(whole, key=lambda entry: entry[0]["place"]["iteration"] if "place" in entry[0] else -1)
+def is_backup(folder: Path, saved: dict[str, Any]) -> bool:
+    """Whether a folder with the checkpoint `saved` is a backup: its run was elsewhere, and was backed up."""
+    options = saved["options"]
+    return bool(options.get("backup")) and Path(options["output"]).resolve() != folder.resolve()
 
 
-def restore(folder: Path, checkpoint: Path, run: Path) -> None:
-    """Copy a backup, its file `checkpoint` for the newest, into the folder of a run, to go on there."""
-    with run_folder(run):
-        for name in (BEST, *SMALL):
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, run / name)
-        with whole_file(run / NAME) as temporary:
-            shutil.copyfile(checkpoint, temporary)
+def restore(folder: Path, run: Path) -> bool:
+    """Copy tables and best weights of a run or a backup into the folder of a run, to go on there.
+
+    Returns whether there are whole best weights; without, the next ones that are judged are the best.
+    """
+    for name in SMALL:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, run / name)
+    best = next((folder / name for name in (BEST, NEXT_BEST) if is_whole_weights(folder / name)), None)
+    if best is not None:
+        shutil.copyfile(best, run / BEST)
+    return best is not None
+
+
+def is_whole_weights(path: Path) -> bool:
+    """Whether a file is there and can be read to its end."""
+    try:
+        read_safetensors(path)
+    except (InputError, OSError):
+        return False
+    return True

@@ -68,18 +68,28 @@ def has_checkpoint(run: Path) -> bool:
 
 def read_checkpoint(run: Path) -> tuple[dict[str, Any], str | None]:
     """The newest whole checkpoint of a run, and a sentence about a damaged one that was passed over. Raises InputError."""
-    warning = None
-    for name in (NAME, PREVIOUS):
-        path = run / name
-        if not path.is_file():
-            continue
-        try:
-            return read_whole(path), warning
-        except Exception:  # on damaged files zipfile and the unpickler raise anything
-            warning = f"{path} is damaged: the checkpoint before it is used"
-    if warning:
+    whole = read_whole_ones(run)
+    damaged = [run / name for name in (NAME, PREVIOUS) if (run / name).is_file() and run / name not in {path for _, path in whole}]
+    if whole:
+        return whole[0][0], f"{run / NAME} is damaged: the checkpoint before it is used" if run / NAME in damaged else None
+    if damaged:
         raise InputError(f"{run}: every checkpoint is damaged: start a new run, from last.safetensors with --from")
-    raise InputError(f"{run} holds no {NAME} to resume from: give the folder of a run that was cut off")
+    raise InputError(f"{run} holds no {NAME} to resume from: give the folder of a run that was cut off, or of its --backup")
+
+
+def read_whole_ones(folder: Path) -> list[tuple[dict[str, Any], Path]]:
+    """The checkpoints of a folder that are whole, with their files, that of most iterations first, whatever its name."""
+    found = []
+    for path in (folder / NAME, folder / PREVIOUS):
+        if path.is_file():
+            with suppress(Exception):  # on damaged files zipfile and the unpickler raise anything
+                found.append((read_whole(path), path))
+
+    def iterations(entry: tuple[dict[str, Any], Path]) -> int:
+        place = entry[0].get("place")
+        return place.get("iteration", -1) if isinstance(place, dict) else -1
+
+    return sorted(found, key=iterations, reverse=True)
 
 
 def read_whole(path: Path) -> dict[str, Any]:

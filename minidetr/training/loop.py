@@ -7,10 +7,10 @@ queries, losses) -> gradient, clipped -> AdamW -> moving average of the weights 
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -19,12 +19,13 @@ from minidetr.data.coco import CocoPanoptic
 from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
 from minidetr.presets import Preset, from_plain
-from minidetr.training.backup import prepare, read_backup, restore
+from minidetr.training.backup import Backup, is_backup, restore
 from minidetr.training.checkpoint import (
     NAME,
     has_checkpoint,
     read_checkpoint,
     run_folder,
+    write_checkpoint,
 )
 from minidetr.training.devices import start_devices
 from minidetr.training.feed import (
@@ -50,47 +51,45 @@ def train(resume: str | Path | None = None, **options: Any) -> PanopticDETR:
     scores.csv, curves.png, validation/ and tensorboard/. Raises InputError for options, data or weights that don't fit, and when
     the loss is no longer finite.
     """
-    if resume is not None and Path(options.get("output") or resume).resolve() != Path(resume).resolve():
-        return go_on_elsewhere(Path(resume), options)
-    saved, warning = read_checkpoint(Path(resume)) if resume is not None else (None, None)
-    if saved is not None and not {"options", "place", "preset", "objective", "optimizer", "random"} <= saved.keys():
-        raise InputError(f"{resume}: {NAME} is not the checkpoint of a training run: give its weights with --from instead")
-    given = TrainOptions(**options) if saved is None else restored_options(saved["options"], options | {"output": str(resume)})
-    if saved is not None and given.backup and Path(given.backup).resolve() == given.run.resolve():
-        given = replace(given, backup=None)  # the backup itself is gone on with, in its place
-    return start(given, saved, warning)
+    if resume is None:
+        return start(TrainOptions(**options), None, [])
+    folder = Path(resume)
+    output = Path(options.get("output") or folder)
+    saved, warning = read_checkpoint(folder)
+    if not {"options", "place", "preset", "objective", "optimizer", "random"} <= saved.keys():
+        raise InputError(f"{folder}: {NAME} is not the checkpoint of a training run: give its weights with --from instead")
+    given = restored_options(saved["options"], options | {"output": str(output)})
+    lines, elsewhere = [warning] if warning else [], output.resolve() != folder.resolve()
+    if "backup" not in options and (elsewhere or Path(saved["options"]["output"]).resolve() != folder.resolve()):
+        # The folder is a backup, which the run elsewhere follows; or a run or a backup that was moved or is copied.
+        backup = str(folder) if elsewhere and is_backup(folder, saved) else None
+        if given.backup and backup is None:
+            lines.append(f"note: no longer backed up to {given.backup}: give --backup if it is to be")
+        given = replace(given, backup=backup)
+    return start(given, saved, lines, folder if elsewhere else None)
 
 
-def go_on_elsewhere(folder: Path, options: dict[str, Any]) -> PanopticDETR:
-    """Go on with the backup in `folder` in another folder, options["output"], and back up to the old one. Raises InputError."""
-    run = Path(options["output"])
-    if has_checkpoint(run):
-        raise InputError(f"--output {run} holds a run already: go on with that one by --resume {run}, or choose another --output")
-    saved, checkpoint = read_backup(folder)
-    given = restored_options(saved["options"], {"backup": str(folder)} | options)
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # of several processes of a machine the first one
-        restore(folder, checkpoint, run)
-    return start(given, saved, None)
+def start(given: TrainOptions, saved: dict[str, Any] | None, lines: list[str], source: Path | None = None) -> PanopticDETR:
+    """Start the devices, then go through the run from its start or from the checkpoint `saved`, in its folder.
 
-
-def start(given: TrainOptions, saved: dict[str, Any] | None, warning: str | None) -> PanopticDETR:
-    """Start the devices, then go through the run from its start or from the checkpoint `saved`, in its folder."""
+    `lines` are to be told; `source` is the folder that the checkpoint is from, where that is not the run's own.
+    """
     settings = given.filled()
     accelerator = start_devices(settings)
     if not accelerator.is_main_process:
-        return go_through(accelerator, given, saved, warning)
-    if saved is None and has_checkpoint(settings.run):
+        return go_through(accelerator, given, saved, lines, source)
+    if (saved is None or source is not None) and has_checkpoint(settings.run):
         raise InputError(
             f"{settings.run} holds a run already: go on with it by --resume {settings.run}, or choose another --output"
         )
-    if saved is None and settings.backup:
-        prepare(Path(settings.backup), settings.run)
     with run_folder(settings.run):
-        return go_through(accelerator, given, saved, warning)
+        return go_through(accelerator, given, saved, lines, source)
 
 
-def go_through(accelerator: Accelerator, given: TrainOptions, saved: dict[str, Any] | None, warning: str | None) -> PanopticDETR:
-    """The run from its start, or from the checkpoint `saved`; `warning` is what there is to say of that. See `train`."""
+def go_through(
+    accelerator: Accelerator, given: TrainOptions, saved: dict[str, Any] | None, lines: list[str], source: Path | None
+) -> PanopticDETR:
+    """The run from its start, or from the checkpoint `saved`. See `train` and `start`."""
     settings, say = given.filled(), accelerator.print
     folder = settings.run
     set_seed(settings.seed)  # the same start on every process
@@ -100,8 +99,10 @@ def go_through(accelerator: Accelerator, given: TrainOptions, saved: dict[str, A
     prints = {"training": fingerprint(data), "validation": fingerprint(validation)}
     if saved is None:
         settings = given.filled(len(data) if isinstance(data, CocoPanoptic) else None)
-        model, lines = starting_model(settings, data.categories)
-        lines.append(f"recipe: {settings.told()}")
+        model, started = starting_model(settings, data.categories)
+        lines = [*lines, *started, f"recipe: {settings.told()}"]
+        if settings.accumulate > 1 and model.preset.norm == "batch":
+            lines.append("note: batch normalisation sees the parts of a batch: --accumulate has about the whole batch's gradient")
         place = Place()
     else:
         if saved.get("categories", described := [c.to_json() for c in data.categories]) != described:
@@ -110,14 +111,25 @@ def go_through(accelerator: Accelerator, given: TrainOptions, saved: dict[str, A
             )
         model = PanopticDETR(from_plain(Preset, saved["preset"]), data.categories, saved.get("num_classes"))
         place = Place(**saved["place"])
-        lines = [*([warning] if warning else []), f"resumed: {folder} at iteration {place.iteration}"]
+        lines = [*lines, f"resumed: {folder} at iteration {place.iteration}"]
         lines += changed_data(saved.get("data", {}), prints)
     lines += looked_through(data, validation, settings.validation_images, model.preset.queries)
     lines += something_to_learn(data, validation, settings.validation_images)
     for line in lines:
         say(line)
-    report = Report(folder, place.iteration) if accelerator.is_main_process else None
-    run = Run(accelerator, settings, data, validation, prints, place, report)
+    same = saved is not None and (source is None or is_backup(source, saved))  # and no copy that goes its own way
+    identity = (saved or {}).get("identity") if same else None
+    identity = identity or uuid4().hex
+    backup = report = None
+    if accelerator.is_main_process:  # from here on files are written
+        backup = Backup(Path(settings.backup), folder, identity) if settings.backup else None
+        if source is not None and saved is not None:
+            if not restore(source, folder):
+                say(f"note: {source} has no whole best weights: the next ones that are judged are the best")
+                place.best = -1.0
+            write_checkpoint(folder, saved)
+        report = Report(folder, place.iteration, *(saved or {}).get("losses", ()))
+    run = Run(accelerator, settings, data, validation, prints, place, report, identity, backup)
     stopped = False
     for number, name in enumerate(settings.steps.split(",")):
         if number >= place.step and not stopped:

@@ -194,6 +194,8 @@ class TrainOptions:
                 raise InputError(f"there is no stage {stage!r} to freeze or reset: choose from {', '.join(STAGES)}")
         if not 0 <= (self.ema or 0) < 1:
             raise InputError(f"--ema must lie in 0..1, below 1, not {self.ema}")
+        if (self.half_size_until or 0) >= 1:
+            raise InputError(f"--half-size-until must be a share of the length below 1, not {self.half_size_until}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"--threshold must lie in 0..1, not {self.threshold}")
         if self.seed >= 2**32:

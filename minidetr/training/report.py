@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ class Report:
     """Writes into the run's folder. `iteration` counts from 1 over the whole run; rows past `start` (of a run that was cut off
     after its last checkpoint) are dropped, so that a resumed run reads like one that never stopped."""
 
-    def __init__(self, run: Path, start: int):
-        self.run, self.count = run, 0
-        self.sums: dict[str, float] = defaultdict(float)
+    def __init__(self, run: Path, start: int, sums: Mapping[str, float] | None = None, count: int = 0):
+        """`sums` and `count` are those of the losses since the last row, of a run that is gone on with."""
+        self.run, self.count = run, count
+        self.sums: dict[str, float] = defaultdict(float, sums or {})
         self.row: dict[str, float] = {}  # of the last iteration
         self.columns: dict[str, list[str]] = {}
         for name in (LOSSES, SCORES):
@@ -108,7 +110,7 @@ class Report:
 
     def close(self, done: bool = False) -> None:
         """Write what is held back: of a run that is `done`, the losses of its last iterations, too."""
-        if done and self.count:
+        if done and self.count and self.row:
             self.write_means()
         if self.board is not None:
             self.board.close()

@@ -7,7 +7,6 @@ import time
 from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,7 +22,7 @@ from minidetr.errors import InputError
 from minidetr.evaluate.model import THRESHOLDS, Evaluation, evaluate_model
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import write_json
-from minidetr.training.backup import back_up
+from minidetr.training.backup import Backup
 from minidetr.training.checkpoint import (
     NAME,
     PREVIOUS,
@@ -69,6 +68,8 @@ class Run:
     fingerprints: dict[str, dict[str, Any]]  # of both, by "training" and "validation"
     place: Place
     report: Report | None  # the main process's
+    identity: str = ""  # what tells this run from others
+    backup: Backup | None = None  # the main process's, where one is wanted
 
 
 class Step:
@@ -164,7 +165,7 @@ class Step:
         """The batches from the run's place on, without an end; at half the size until so much of the step is done."""
         options, place = self.run.options, self.run.place
         self.small = progress < options.half_size_until
-        self.run.data.transform = augmentation(replace(options, size=options.size // 2 if self.small else options.size))
+        self.run.data.transform = augmentation(replace(options, size=max(1, options.size // 2) if self.small else options.size))
         return loader(self.run.data, self.batches.endless(place.epoch, place.batch), options.workers)
 
     def iterate(self, batch: Batch, targets: list[PackedTarget], factor: float) -> Sent:
@@ -326,12 +327,14 @@ class Step:
                 "average": self.average.state_dict() if self.average is not None else None,
                 "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
                 "random": states,
+                "identity": self.run.identity,
+                "losses": [dict(self.run.report.sums), self.run.report.count] if self.run.report is not None else [],
             }
             write_checkpoint(options.run, content)
             self.save_weights("last.safetensors")
             write_json(options.run / "options.json", content["options"])
-            if options.backup and (last or time.monotonic() - self.last_backup > options.backup_minutes * 60):
-                if told := back_up(options.run, Path(options.backup)):
+            if self.run.backup is not None and (last or time.monotonic() - self.last_backup > options.backup_minutes * 60):
+                if told := self.run.backup.copy(options.run):
                     tqdm.write(told)
                 self.last_backup = time.monotonic()
         accelerator.wait_for_everyone()
@@ -345,5 +348,5 @@ def diverged(error: FloatingPointError, run: Run, iteration: int, image_ids: lis
     good = next((str(folder / name) for name in (NAME, PREVIOUS) if (folder / name).exists()), "none yet")
     return InputError(
         f"{str(error).partition(':')[0]} at iteration {iteration}, images {images}: lower --learning-rate; "
-        f"the last good checkpoint is {good}"
+        f"the last checkpoint is {good}"
     )

@@ -10,11 +10,13 @@ import pytest
 
 from minidetr.commands.main import main
 from minidetr.data.coco import write_coco_panoptic
+from minidetr.errors import InputError
 from minidetr.evaluate.model import THRESHOLDS, evaluate_model
-from minidetr.evaluate.why import REASONS, Explanation, explain, on_the_grid
+from minidetr.evaluate.why import NOTHING, REASONS, Explanation, explain, on_the_grid
 from minidetr.evaluate.why_page import write_why
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Category, Panoptic
+from minidetr.presets import TRAINABLE
 from minidetr.scenes.dataset import SceneData
 from minidetr.weights.load import save
 
@@ -162,7 +164,11 @@ def test_the_page_and_its_numbers(shipped, scenes, tmp_path, capsys):
     files = json.loads((tmp_path / "b" / "why.json").read_text())
     assert files["quality"]["All"]["pq"] == pytest.approx(model["quality"]["All"]["pq"])
     assert sum(files["lost"].values()) == pytest.approx(sum(model["lost"].values()))
-    assert files["confusion"].keys() == model["confusion"].keys() and files["curve"] == {} and files["ceiling"] is None
+    assert files["classes"].keys() == model["classes"].keys() and files["curve"] == {}
+    assert all(entry["ceiling"] is None for entry in files["classes"].values())
+    for content in (files, model):
+        for c, entry in content["classes"].items():
+            assert entry["name"] and (entry["lost"] is None or sum(entry["pixels"].values()) in (0, pytest.approx(1))), c
 
 
 @pytest.mark.parametrize(
@@ -197,3 +203,74 @@ def test_an_image_with_nothing_in_it(tmp_path):
     write_why(explanation, lambda index: ("a.png", np.zeros((40, 40, 3), np.uint8)), tmp_path / "why")
     content = json.loads((tmp_path / "why" / "why.json").read_text())
     assert content["lost"] == {} and content["worst"] == [] and content["quality"]["All"]["pq"] is None
+
+
+def test_a_class_with_id_0_is_not_what_was_left_open():
+    """And two classes of one name stay two."""
+    classes = [Category(0, "car", True), Category(1, "car", True)]
+    explanation = Explanation(classes)
+    ids, entries = picture((1, 0, 0, 20, 20), (0, 20, 0, 40, 20))
+    predicted = picture((0, 0, 0, 10, 20), (0, 20, 0, 40, 20))  # of the 1 half is taken for 0, half left open
+    explanation.add(0, ids, entries, Panoptic.of_entries(*predicted, classes))
+    assert explanation.confusion() == {0: {0: 1.0}, 1: {NOTHING: 0.5, 0: 0.5}}
+    found = explanation.to_json()["classes"]
+    assert found["1"]["pixels"] == {"none": 0.5, "0": 0.5} and found["0"]["pixels"] == {"0": 1.0}
+    assert [entry["name"] for entry in found.values()] == ["car", "car"] and found["0"]["lost"] != found["1"]["lost"]
+
+
+def test_crowds_are_nobodys_place_to_spread_on_the_grid():
+    ids, entries = picture((2, 0, 0, 64, 20), (3, 0, 20, 64, 64), size=64)
+    for crowd in (0, 1):
+        entries[1]["iscrowd"] = crowd
+        drawn = on_the_grid(ids, entries, CLASSES, (64, 64))
+        [sky] = [segment for segment in drawn.segments if segment.category_id == 2]
+        assert abs(sky.area - 64 * 20) <= 64
+
+
+def test_two_segments_of_a_stuff_class_are_drawn_as_two():
+    ids, entries = picture((2, 0, 0, 20, 40), (2, 20, 0, 40, 40))
+    drawn = on_the_grid(ids, entries, CLASSES, (40, 40))
+    assert sorted(segment.area for segment in drawn.segments) == [800, 800]
+
+
+def test_many_segments_take_no_cube_of_their_number():
+    """1,600 missed ones in one image: seconds of work if each looked at all pairs anew."""
+    size = 160
+    ids = np.arange(1, 1601, dtype=np.int32).reshape(40, 40).repeat(4, 0).repeat(4, 1)
+    entries = [{"id": number, "category_id": 1, "iscrowd": 0} for number in range(1, 1601)]
+    predicted = picture((1, 0, 0, size, size), size=size)
+    explanation = Explanation(CLASSES)
+    explanation.add(0, ids, entries, Panoptic.of_entries(*predicted, CLASSES))
+    assert {r: cost for (_, r), cost in explanation.cost.items()} == {"merged": 800.0, "extra part": 0.5}
+
+
+def test_a_very_narrow_photo_has_its_page(tmp_path):
+    explanation = Explanation(CLASSES)
+    ids = np.ones((900, 1), np.int32)
+    explanation.add(0, ids, [{"id": 1, "category_id": 2, "iscrowd": 0}], Panoptic(np.zeros((900, 1), np.int32)))
+    write_why(explanation, lambda index: ("narrow.png", np.zeros((900, 1, 3), np.uint8)), tmp_path / "why")
+    assert "narrow.png" in (tmp_path / "why" / "index.html").read_text()
+
+
+def test_names_cannot_write_into_the_page(tmp_path):
+    classes = [Category(1, "<script>alert(1)</script>", True), Category(2, "a'\"b", False)]
+    explanation = Explanation(classes)
+    explanation.add(0, *picture((1, 0, 0, 20, 20), (2, 0, 20, 40, 40)), Panoptic(np.zeros((40, 40), np.int32)))
+    write_why(explanation, lambda index: ("<b>.png", np.zeros((40, 40, 3), np.uint8)), tmp_path / "why")
+    page = (tmp_path / "why" / "index.html").read_text()
+    assert "<script" not in page and "<b>.png" not in page and "&lt;script&gt;" in page
+
+
+def test_a_detection_model_is_refused(scenes):
+    model = PanopticDETR(replace(TRAINABLE["tiny"], mask_widths=None), scenes.categories)
+    with pytest.raises(InputError, match="without a mask head"):
+        explain(model, scenes, [0])
+
+
+def test_what_stands_out_is_said_with_its_numbers():
+    explanation = Explanation(CLASSES, trained_on={1: 12})
+    explanation.add(0, *picture((1, 0, 0, 20, 20), (2, 0, 20, 40, 40)), Panoptic.of_entries(*picture((2, 0, 0, 40, 40)), CLASSES))
+    first, second = explanation.sentences()[:2]
+    assert first == "Of the 66.7 points lost, most by class: car 50.0, sky 16.7."  # sky: 1 - 800 / 1200 without void, a half of it
+    assert second == "car: never predicted (1 in the truth, 12 to learn from); its pixels went to sky 100 %."
+    assert sum(explanation.points().values()) == pytest.approx(1 - explanation.quality.all.pq)

@@ -614,7 +614,7 @@ def test_a_diverging_run_ends_in_a_sentence(tiny, tmp_path, no_pictures, monkeyp
 
 
 def test_a_hopeless_learning_rate(tiny, tmp_path, no_pictures):
-    with pytest.raises(InputError, match=r"not finite .*at iteration \d+, images .*; the last good checkpoint is none yet"):
+    with pytest.raises(InputError, match=r"not finite .*at iteration \d+, images .*; the last checkpoint is none yet"):
         train(output=str(tmp_path), **tiny | {"learning_rate": 1e30, "backbone_learning_rate": 1e30, "warmup": 0.0, "epochs": 3})
     assert no_broken_weights(tmp_path)
 
