@@ -242,33 +242,26 @@ def test_a_run_tells_how_far_it_gets(short, tmp_path, capsys):
     assert told and count / 4 < int(told[1].replace(",", "")) < 4 * count  # shared machines are noisy
 
 
-def test_a_run_on_photos_is_judged_by_the_clock(short, tmp_path, monkeypatch):
-    """Every so many minutes of training, whatever an epoch is; what judging takes is not counted."""
+@pytest.mark.parametrize(
+    ("minutes", "took", "expected"),
+    [
+        (4, 0.0, ["4", "8", "9"]),  # every four minutes of training, whatever an epoch is
+        (1, 90.0, ["6", "9"]),  # judging takes at most a fifth of the time: 6 x 60 s = 4 x 90 s
+    ],
+)
+def test_a_run_on_photos_is_judged_by_the_clock(short, tmp_path, monkeypatch, minutes, took, expected):
+    """A minute an iteration, and `took` seconds to judge, which are not counted."""
     monkeypatch.setattr(Step, "progress", lambda self: self.run.place.step_iteration / 9)
     real = Step.count
 
     def count(self, *rest):
         real(self, *rest)
         self.run.place.seconds = 60.0 * self.run.place.iteration
-        self.evaluation_took = 0.0
+        self.evaluation_took = took
 
     monkeypatch.setattr(Step, "count", count)
-    train(output=str(tmp_path / "run"), **short | {"evaluate_minutes": 4, "epochs": 3})
-    assert [row["iteration"] for row in read_rows(tmp_path / "run" / "scores.csv")] == ["4", "8", "9"]
-
-
-def test_judging_takes_at_most_a_fifth_of_the_time(short, tmp_path, monkeypatch):
-    monkeypatch.setattr(Step, "progress", lambda self: self.run.place.step_iteration / 9)
-    real = Step.count
-
-    def count(self, *rest):
-        real(self, *rest)
-        self.run.place.seconds = 60.0 * self.run.place.iteration
-        self.evaluation_took = 90.0
-
-    monkeypatch.setattr(Step, "count", count)
-    train(output=str(tmp_path / "run"), **short | {"evaluate_minutes": 1, "epochs": 3})
-    assert [row["iteration"] for row in read_rows(tmp_path / "run" / "scores.csv")] == ["6", "9"]  # 6 x 60 s = 4 x 90 s
+    train(output=str(tmp_path / "run"), **short | {"evaluate_minutes": minutes, "epochs": 3})
+    assert [row["iteration"] for row in read_rows(tmp_path / "run" / "scores.csv")] == expected
 
 
 def test_the_mask_head_compiled(short, tmp_path, monkeypatch):
