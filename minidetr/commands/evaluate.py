@@ -38,8 +38,8 @@ def add_evaluate(commands: Commands) -> None:
 
 def run_evaluate(arguments: Arguments) -> None:
     """Print the table, or JSON."""
+    from minidetr.data.coco import check_empty
     from minidetr.evaluate import panoptic_quality, segment_box_average_precision
-    from minidetr.evaluate.worst import empty_folder
 
     truth, predicted = (arguments.truth_json, arguments.truth_dir), (arguments.predicted_json, arguments.predicted_dir)
     if arguments.model is not None:
@@ -50,7 +50,7 @@ def run_evaluate(arguments: Arguments) -> None:
         raise InputError("--worst or --why, and --photos, go together: give the folder to write and the folder of the photos")
     for folder in (arguments.worst, arguments.why):
         if folder is not None:
-            empty_folder(folder)
+            check_empty(folder.resolve())
     void = arguments.void
     quality = panoptic_quality(*truth, *predicted, jobs=arguments.jobs, progress=sys.stderr.isatty(), void=void)
     for note in quality.notes:
@@ -87,14 +87,13 @@ def explain_model(arguments: Arguments) -> None:
         raise InputError("--model needs --why, the folder to write, and --photos, the folder of the photos")
     import torch
 
-    from minidetr.data.coco import CocoPanoptic
+    from minidetr.data.coco import CocoPanoptic, check_empty
     from minidetr.evaluate.model import THRESHOLDS
     from minidetr.evaluate.why import explain
     from minidetr.evaluate.why_page import photo_of, write_why
-    from minidetr.evaluate.worst import empty_folder
     from minidetr.model import PanopticDETR
 
-    empty_folder(arguments.why)
+    check_empty(arguments.why.resolve())
     data = CocoPanoptic(arguments.truth_json, arguments.photos, arguments.truth_dir, void=arguments.void)
     model = PanopticDETR.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu")
     explanation = explain(model, data, range(len(data)), thresholds=THRESHOLDS)

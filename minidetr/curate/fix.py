@@ -18,7 +18,7 @@ from minidetr.curate.findings import BENDS, BREAKS, KINDS
 from minidetr.curate.outlines import box_of, crosses_itself, outlines_of, signed_area
 from minidetr.curate.report import Report
 from minidetr.curate.split import link_or_copy
-from minidetr.data.coco import whole_folder
+from minidetr.data.coco import check_empty, whole_folder
 from minidetr.data.foreign import LEFT_OUT, READINGS, is_panoptic, new_remarks, plain
 from minidetr.data.images import EXIF_ORIENTATION, open_image, read_image
 from minidetr.data.names import Finder
@@ -53,8 +53,7 @@ def fix(path: str | Path, out: str | Path, photos: str | Path | None = None, voi
     holds anything.
     """
     path, out = Path(path), Path(out).resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
+    check_empty(out)
     path, photos = opened(path, photos)
     check(path, photos, void=void)  # refuses what is no data set
     done: Counter[str] = Counter()

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from minidetr.curate.check import check
 from minidetr.curate.findings import KINDS, LEVELS
-from minidetr.data.coco import CocoPanoptic, whole_folder
+from minidetr.data.coco import CocoPanoptic, check_empty, whole_folder
 from minidetr.data.foreign import Remarks
 from minidetr.data.images import read_image
 from minidetr.data.index import read_panoptic_json
@@ -38,8 +38,8 @@ def show(folder: str | Path, out: str | Path, sort: str = "class", count: int = 
         raise InputError(f"sort is {sort!r}, but photos can be sorted by 'class' or by 'trouble'")
     if count < 1:
         raise InputError(f"count is {count}, but it takes at least 1 photo to show")
-    if out.suffix.lower() != ".png" and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
+    if out.suffix.lower() != ".png":
+        check_empty(out)
     dataset = CocoPanoptic.from_folder(folder)
     chosen = list(by_class(folder, count) if sort == "class" else by_trouble(folder, count))
     if not chosen:

@@ -19,7 +19,7 @@ from scipy.fft import dctn
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from minidetr.data.coco import whole_folder
+from minidetr.data.coco import check_empty, whole_folder
 from minidetr.data.foreign import LEFT_OUT, new_remarks, plain
 from minidetr.data.images import read_image
 from minidetr.data.index import read_panoptic_json
@@ -84,8 +84,7 @@ def split(
         raise InputError(f"seed is {seed}, but it must be 0 or more")
     if folds is not None and folds < 2:
         raise InputError(f"folds is {folds}, but it takes at least 2 to have one for validation and one to train on")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
+    check_empty(out)
     finders = Finder(folder / "images"), Finder(folder / "panoptic")
     categories, images, annotations, _ = read_panoptic_json(folder / "panoptic.json", *finders)
     shares = [1 / folds] * folds if folds is not None else [share, 1 - share - test] + [test] * (test > 0)

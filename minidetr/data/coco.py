@@ -157,8 +157,7 @@ def write_coco_panoptic(dataset: PanopticDataset, folder: str | Path) -> None:
     when FOLDER exists and holds anything.
     """
     folder = Path(folder).resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not an empty folder: choose another name or remove it")
+    check_empty(folder)
     images, annotations = [], []
     with whole_folder(folder) as part:
         for index in tqdm(range(len(dataset)), desc=f"writing {folder.name}", unit="image", disable=None):
@@ -180,6 +179,12 @@ def measured(segment_ids: np.ndarray, segments_info: list[dict]) -> list[dict]:
         for s, area, box in zip(segments_info, areas, boxes, strict=True)
         if area
     ]
+
+
+def check_empty(folder: Path) -> None:
+    """Raise InputError where a folder to be written is there and holds anything, or is a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not an empty folder: choose another name or remove it")
 
 
 @contextmanager

@@ -222,7 +222,10 @@ class QualityCounts:
         left open, unless the prediction lists a segment 0 as the published DETR does. A ground-truth segment without a pixel is
         a miss, as in panopticapi; ids that do not fit their list otherwise raise InputError, naming `gt_name` or `pred_name`.
         """
-        found = match_segments(gt_ids, gt_segments, pred_ids, pred_segments, gt_name=gt_name, pred_name=pred_name)
+        self.add(match_segments(gt_ids, gt_segments, pred_ids, pred_segments, gt_name=gt_name, pred_name=pred_name))
+
+    def add(self, found: SegmentMatches) -> None:
+        """Count what `match_segments` found in one image."""
         for g, p in zip(*np.nonzero(found.matched), strict=True):
             self.classes[int(found.gt_class[g])].tp += 1
             self.classes[int(found.gt_class[g])].iou += float(found.iou[g, p])

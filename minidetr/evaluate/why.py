@@ -42,7 +42,6 @@ REASONS = {
     "extra part": "too many: part or double of one of its class",
     "extra": "too many: nothing of its class is there",
 }
-NEEDS_MODEL = ("small", "threshold")  # what a prediction's files alone can't tell: it is then counted as what follows
 NOTHING = -1  # in place of a category id: no segment, for 0 may be a class
 LOWEST = 0.05  # queries scored below it are not looked at
 
@@ -91,7 +90,7 @@ class Explanation:
         entries = predicted.annotation(0, "")["segments_info"]
         found = match_segments(segment_ids, segments_info, predicted.segment_ids, entries)
         own = QualityCounts()
-        own.add_image(segment_ids, segments_info, predicted.segment_ids, entries)
+        own.add(found)
         self.counts += own
         iou, words = found.iou, defaultdict[tuple[int, str], int](int)
         for g, p in zip(*np.nonzero(found.matched), strict=True):
@@ -163,6 +162,7 @@ class Explanation:
     def sentences(self) -> list[str]:
         """What stands out, each with its numbers."""
         known, quality, points = {c.id: c.name for c in self.categories}, self.quality, self.points()
+        confusion, lost = self.confusion(), self.lost_in_all()
         told = []
         if points:
             first = list(points.items())[:3]
@@ -171,13 +171,13 @@ class Explanation:
         for c in points:
             counts = quality.per_class[c]
             if counts.tp + counts.fn and not counts.tp + counts.fp:
-                row = sorted(self.confusion().get(c, {}).items(), key=lambda entry: -entry[1])[:3]
+                row = sorted(confusion.get(c, {}).items(), key=lambda entry: -entry[1])[:3]
                 went = ", ".join(f"{known.get(b, 'left open')} {100 * share:.0f} %" for b, share in row)
                 trained = "" if self.trained_on is None else f", {self.trained_on.get(c, 0):,} to learn from"
                 told.append(f"{known[c]}: never predicted ({counts.fn} in the truth{trained}); its pixels went to {went}.")
-        if (small := self.lost_in_all().get("small", 0)) >= 0.005:
+        if (small := lost.get("small", 0)) >= 0.005:
             told.append(f"{100 * small:.1f} points are segments too thin or small for the masks: a larger --size may find them.")
-        if (below := self.lost_in_all().get("threshold", 0)) >= 0.005:
+        if (below := lost.get("threshold", 0)) >= 0.005:
             told.append(f"{100 * below:.1f} points were found, but scored below the threshold.")
         return told
 
@@ -294,9 +294,9 @@ def explain(
         ids, infos = seen.segment_ids, seen.segments_info
         drawn = on_the_grid(ids, infos, data.categories, seen.batch.sizes[0])
         entries = drawn.annotation(0, "")["segments_info"]
-        result.ceiling.add_image(ids, infos, drawn.segment_ids, entries)
-        drawable = np.asarray(match_segments(ids, infos, drawn.segment_ids, entries).matched.any(axis=1))
-        result.add(seen.index, ids, infos, seen.panoptic(at), masks_below(seen, at), drawable)
+        shown = match_segments(ids, infos, drawn.segment_ids, entries)
+        result.ceiling.add(shown)
+        result.add(seen.index, ids, infos, seen.panoptic(at), masks_below(seen, at), np.asarray(shown.matched.any(axis=1)))
         for t in thresholds:
             predicted = seen.panoptic(t)
             counts = result.curve.setdefault(t, QualityCounts())

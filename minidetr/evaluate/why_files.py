@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from minidetr.data.coco import check_empty
 from minidetr.data.names import Finder
 from minidetr.evaluate.files import compare
 from minidetr.evaluate.why import Explanation
 from minidetr.evaluate.why_page import write_why
-from minidetr.evaluate.worst import empty_folder, named_color, photo_named, read_both, read_photo
+from minidetr.evaluate.worst import colored, photo_named, read_both, read_photo
 from minidetr.panoptic import Panoptic
 
 
@@ -31,9 +31,10 @@ def explain_files(
     Truth, prediction and `void` as `panoptic_quality` takes them; `photos_dir` holds the photos that the truth's JSON names. Raises
     InputError for input that is missing or contradicts itself, and when OUT holds anything.
     """
-    out, finder = empty_folder(out_dir), Finder(Path(photos_dir))
+    out, finder = Path(out_dir).resolve(), Finder(Path(photos_dir))
+    check_empty(out)
     compared = compare(gt_json, gt_dir, pred_json, pred_dir, void)
-    categories = [replace(c, color=named_color(entry)) for c, entry in zip(compared.categories, compared.entries, strict=True)]
+    categories = colored(compared)
     result = Explanation(categories)
     for index, (gt, pred) in enumerate(tqdm(compared.pairs, desc="looking for mistakes", unit="image", disable=None)):
         gt_ids, pred_ids = read_both(compared, gt, pred)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from minidetr.data.coco import PanopticDataset, whole_folder
+from minidetr.data.coco import PanopticDataset, check_empty, whole_folder
 from minidetr.evaluate.why import NOTHING, REASONS, Explanation, Image
-from minidetr.evaluate.worst import embedded, empty_folder
+from minidetr.evaluate.worst import embedded
 from minidetr.panoptic import Category, write_json
 from minidetr.plot import color_of, grid, labelled_overlay, new_figure, picture_of, use_style
 
@@ -73,7 +73,8 @@ def write_why(explanation: Explanation, photo: Callable[[int], tuple[str, np.nda
 
     Returns what why.json says. Raises InputError when OUT holds anything.
     """
-    out = empty_folder(out_dir)
+    out = Path(out_dir).resolve()
+    check_empty(out)
     content = explanation.to_json()
     sections, names = [], []
     for rank, image in enumerate(explanation.worst, start=1):

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from minidetr.data.coco import whole_folder
+from minidetr.data.coco import check_empty, whole_folder
 from minidetr.data.images import read_image
 from minidetr.data.names import Finder, stem_of
 from minidetr.errors import InputError
@@ -77,11 +77,11 @@ def worst_images(
     with neither a segment nor a prediction have no PQ and are left out. Returns (file name of the photo, PQ in 0..1) of the `count`
     worst, the worst first. Raises InputError for input that is missing or contradicts itself, and when OUT holds anything.
     """
-    out, photos_dir = empty_folder(out_dir), Path(photos_dir)
+    out, photos_dir = Path(out_dir).resolve(), Path(photos_dir)
+    check_empty(out)
     finder = Finder(photos_dir)
     compared = compare(gt_json, gt_dir, pred_json, pred_dir, void)
-    categories = [replace(c, color=named_color(entry)) for c, entry in zip(compared.categories, compared.entries, strict=True)]
-
+    categories = colored(compared)
     ranked: list[tuple[float, int, Path, Labels, Labels | None, Mistakes]] = []  # PQ, number, photo, truth, prediction
     for gt, pred in tqdm(compared.pairs, desc="looking for mistakes", unit="image", disable=None):
         photo = photo_named(gt, finder, gt_json)
@@ -111,12 +111,9 @@ def worst_images(
     return [(photo.relative_to(photos_dir).as_posix(), pq) for pq, _, photo, *_ in ranked[:count]]
 
 
-def empty_folder(folder: str | Path) -> Path:
-    """The folder's whole path. Raises InputError where it is there and holds anything."""
-    out = Path(folder).resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder: choose another name or remove it")
-    return out
+def colored(compared: Comparison) -> list[Category]:
+    """The truth's categories with the colours that its JSON names."""
+    return [replace(c, color=_color(entry)) for c, entry in zip(compared.categories, compared.entries, strict=True)]
 
 
 def photo_named(gt: Labels, finder: Finder, gt_json: str | Path) -> Path:
@@ -175,7 +172,7 @@ def read_both(compared: Comparison, gt: Labels, pred: Labels | None) -> tuple[np
     return gt_ids, pred.read(compared.prediction.png(pred)) if pred else np.zeros_like(gt_ids)
 
 
-def named_color(entry: dict) -> Color | None:
+def _color(entry: dict) -> Color | None:
     color = entry.get("color")
     if isinstance(color, list) and len(color) == 3 and all(type(value) is int and 0 <= value < 256 for value in color):
         return color[0], color[1], color[2]
