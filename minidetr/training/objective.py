@@ -201,9 +201,3 @@ def start_step(model: PanopticDETR, options: TrainOptions, step: str) -> Objecti
             trains = trains and not name.startswith(STAGES["mask-head"])
         parameter.requires_grad_(trains)
     return Objective(model, options, step)
-
-
-def with_size(model: PanopticDETR, options: TrainOptions) -> None:
-    """Let the model resize images, from now on, to the size it is trained at."""
-    ratio = model.preset.long_side / model.preset.short_side
-    model.preset = replace(model.preset, short_side=options.size, long_side=round(options.size * ratio))
