@@ -86,7 +86,7 @@ def add_train(commands: Commands) -> None:
     )
     recipe.add_argument("--batch-size", type=int, metavar="B", help="images an iteration, over all processes")
     recipe.add_argument("--accumulate", type=int, metavar="PARTS", help="take each batch in so many parts, for want of memory")
-    recipe.add_argument("--compile", action="store_true", default=None, help="compile the mask head (faster on a GPU)")
+    recipe.add_argument("--compile", action="store_true", default=None, help="compile the mask head by torch.compile")
     for name, what in (
         ("learning-rate", "of AdamW"),
         ("backbone-learning-rate", "of the ResNet, which has learned already"),

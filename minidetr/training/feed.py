@@ -182,7 +182,7 @@ def augmentation(options: TrainOptions) -> v2.Transform:
     moved = training_transform(short_sides, round(1333 * scale), crops, crop_range)
     if options.augment == "full":
         return moved
-    # Of another camera, another hour: what torchvision's references use, but for the hue, which tells a sign from a tree.
+    # As of another camera or another hour.
     return v2.Compose([moved, v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.02)])
 
 

@@ -64,7 +64,7 @@ class TrainOptions:
     queries: int | None = None
     crowds: str = "as-crowds"  # or "as-objects": things with iscrowd 1, as CVAT writes every mask, are trained on and counted
     size: int = FROM_RECIPE  # short side in pixels
-    half_size_until: float = FROM_RECIPE  # share of a step's length that trains at half of it: four times as many images a minute
+    half_size_until: float = FROM_RECIPE  # share of a step's length that trains at half of it, a quarter of the pixels
     augment: str = (
         FROM_RECIPE  # "full": DETR's flips, sizes and crops (of scenes: flips alone); "colour": and colours; "flip"; "none"
     )
@@ -78,7 +78,7 @@ class TrainOptions:
     minutes: float | None = None
     batch_size: int = FROM_RECIPE
     accumulate: int = 1  # parts that a batch is taken in, for one that doesn't fit into memory: the gradient is the whole batch's
-    compile: bool = False  # the mask head by torch.compile, which takes a minute once
+    compile: bool = False  # the mask head, by torch.compile
     learning_rate: float = FROM_RECIPE
     backbone_learning_rate: float = FROM_RECIPE
     weight_decay: float = 1e-4

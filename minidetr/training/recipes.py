@@ -65,7 +65,7 @@ MASK_RECIPES: dict[str, dict[str, Any]] = {"tiny": {"batch_size": 2, "learning_r
 FEW_PHOTOS = 5000  # with more of them, and more time, the preset's own recipe has its place
 
 # For hundreds of photos and a start from learned weights. Most of it is `tiny`'s: losses on every cell, where queries alone would
-# need far more photos to find out where to look, an average of the weights, a cosine. benchmarks/RESULTS.md measures each part.
+# need far more photos to find out where to look, an average of the weights, a cosine. benchmarks/RESULTS.md measures some.
 FINE_TUNING: dict[str, Any] = {
     "batch_size": 8,
     "learning_rate": 3e-4,
