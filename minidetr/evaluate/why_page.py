@@ -24,10 +24,11 @@ body {{ color: #1f2328; background: #fff }}
 h2 {{ margin: 2.5rem 0 .5rem }} h3 {{ margin: 1.5rem 0 .25rem }} p {{ margin: .25rem 0 .75rem; max-width: 60rem }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }} img {{ max-width: 100%; height: auto }}
 th, td {{ padding: .15rem .5rem; text-align: right; border: 1px solid #d1d9e0 }}
-th:first-child, td:first-child, .left {{ text-align: left }} td:first-child {{ white-space: nowrap }}
+th:first-child, td:first-child, .left {{ text-align: left }}
+.scroll td:first-child {{ white-space: nowrap }} .scroll th:last-child {{ min-width: 6rem }}
 thead th {{ font-weight: 600; vertical-align: bottom; background: #f6f8fa }} .scroll {{ overflow-x: auto }}
 .whole {{ white-space: nowrap }}
-.bar {{ display: flex; width: 30rem; height: 1.1rem; background: #eee }}
+.bar {{ display: flex; width: 28rem; height: 1.1rem; background: #eee }}
 .bar span {{ display: block; height: 100%; font-size: .8rem; line-height: 1.1rem; text-align: center }}
 .key {{ display: inline-block; width: .9rem; height: .9rem; margin-right: .4rem; vertical-align: -1px }}
 </style></head><body>
