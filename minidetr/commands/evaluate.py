@@ -47,7 +47,9 @@ def run_evaluate(arguments: Arguments) -> None:
     if None in predicted:
         raise InputError("give PREDICTED.json and PREDICTED_DIR, what is to be judged, or --model with --why and --photos")
     if (arguments.worst is None and arguments.why is None) != (arguments.photos is None):
-        raise InputError("--worst or --why, and --photos, go together: give the folder to write and the folder of the photos")
+        raise InputError(
+            "--worst and --photos go together, as --why and --photos do: give the folder to write and the folder of the photos"
+        )
     for folder in (arguments.worst, arguments.why):
         if folder is not None:
             check_empty(folder.resolve())
