@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from minidetr.errors import InputError
@@ -17,6 +17,8 @@ class Preset:
     `mask_widths` are the output channels of the mask head's five 3x3 convolutions (None: a detection model without one).
     `dilation` keeps the last ResNet stage at the resolution of the one before (the published DC5 models).
     `norm` is "frozen" where published or ImageNet weights are used, "batch" where the backbone is trained from scratch.
+    `pixel_width`, `masked_attention` and `starts` are ideas from after DETR (`minidetr.after`): masks as dot products with so many
+    channels, in place of `mask_widths`; decoder layers that look where a query's mask is; queries that start from cells.
     `short_side` and `long_side` bound the size that images are resized to; queries scored below `threshold` are dropped.
     """
 
@@ -34,6 +36,19 @@ class Preset:
     short_side: int = 800
     long_side: int = 1333
     threshold: float = 0.85
+    pixel_width: int | None = None
+    masked_attention: bool = False
+    starts: bool = False
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model has a mask head, of either kind; one without finds boxes alone."""
+        return self.mask_widths is not None or self.pixel_width is not None
+
+    @property
+    def after(self) -> bool:
+        """Whether it has an idea from after DETR: `minidetr.after.build` makes its model."""
+        return self.pixel_width is not None or self.masked_attention or self.starts
 
 
 _NO_MASKS: dict[str, Any] = {"mask_widths": None}
@@ -51,23 +66,30 @@ PUBLISHED_ADDRESS = "https://dl.fbaipublicfiles.com/detr/"
 
 SCENE_SIZE = 288  # pixels: the side of rendered scenes, and what the shipped `tiny` was trained on last
 
+_TINY = Preset(
+    backbone="narrow10",
+    dilation=True,
+    norm="batch",
+    width=128,
+    feedforward=512,
+    encoder_layers=2,
+    decoder_layers=3,
+    queries=20,
+    dropout=0.0,
+    mask_widths=(128, 96, 64, 48, 32),
+    short_side=SCENE_SIZE,
+    long_side=480,
+    threshold=0.7,
+)
+_R18 = Preset(backbone="resnet18", feedforward=1024, encoder_layers=3, decoder_layers=3, short_side=480, long_side=800)
+PIXEL_WIDTH = 64  # channels of dot-product masks
+_DOT_MASKS: dict[str, Any] = {"mask_widths": None, "pixel_width": PIXEL_WIDTH}
+
 TRAINABLE: dict[str, Preset] = {
-    "tiny": Preset(
-        backbone="narrow10",
-        dilation=True,
-        norm="batch",
-        width=128,
-        feedforward=512,
-        encoder_layers=2,
-        decoder_layers=3,
-        queries=20,
-        dropout=0.0,
-        mask_widths=(128, 96, 64, 48, 32),
-        short_side=SCENE_SIZE,
-        long_side=480,
-        threshold=0.7,
-    ),
-    "r18": Preset(backbone="resnet18", feedforward=1024, encoder_layers=3, decoder_layers=3, short_side=480, long_side=800),
+    "tiny": _TINY,
+    "tiny-after": replace(_TINY, **_DOT_MASKS),
+    "r18": _R18,
+    "r18-after": replace(_R18, **_DOT_MASKS),
     "r50": Preset(),
     "r50-dc5": Preset(dilation=True),
     "r101": Preset(backbone="resnet101"),

@@ -51,6 +51,21 @@ def add_train(commands: Commands) -> None:
         "--queries", type=int, metavar="N", help="how many objects can be found (default: the preset's; of --from the first N)"
     )
 
+    later = parser.add_argument_group("ideas from after DETR (lessons 14 and 15)")
+    later.add_argument("--masks", choices=("heatmaps", "dot"), help="DETR's mask head, or dot products (default: the preset's)")
+    later.add_argument(
+        "--auxiliary-masks",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="judge dot-product masks after every decoder layer",
+    )
+    later.add_argument("--mask-cost", type=float, metavar="W", help="weight of dot-product masks in the matching")
+    later.add_argument("--discrimination", type=float, metavar="W", help="weight of a loss that tells segments' pixels apart")
+    later.add_argument("--groups", type=int, metavar="G", help="groups of queries, in training alone")
+    later.add_argument("--denoise", type=int, metavar="G", help="groups of noised truth among the queries, in training alone")
+    later.add_argument("--masked-attention", action="store_true", default=None, help="look only where a query's mask is")
+    later.add_argument("--starts", action="store_true", default=None, help="queries start from the best cells of the image")
+
     data = parser.add_argument_group("data")
     data.add_argument("--void", type=ids_of_nothing, metavar="IDS", help="ids in panoptic PNGs that mean void, such as 255")
     data.add_argument(

@@ -52,6 +52,8 @@ class PanopticDETR(nn.Module):
 
     def __init__(self, preset: Preset, categories: Sequence[Category], num_classes: int | None = None):
         super().__init__()
+        if preset.after and type(self) is PanopticDETR:
+            raise InputError("this preset has ideas from after DETR: minidetr.after.build makes its model")
         self.preset = preset
         self.categories = list(categories)
         self.num_classes = num_classes or max((c.id for c in categories), default=0) + 1
@@ -78,22 +80,19 @@ class PanopticDETR(nn.Module):
 
         return load(name_or_path, preset, categories)
 
-    @classmethod
-    def from_official(cls, state_dict: dict[str, Tensor], name: str) -> PanopticDETR:
-        """A published state dict already in memory; see `minidetr.weights.published.from_official`."""
-        from minidetr.weights.published import from_official
-
-        return from_official(state_dict, name)
-
-    def detect(self, batch: Batch) -> Detections:
-        """Classes, boxes and box embeddings of all N queries, and the encoded image."""
+    def encode(self, batch: Batch) -> tuple[Features, Tensor, Tensor, Tensor]:
+        """Res2..Res5, the encoded image B d h w, the position encoding of its cells B d h w, and which of them are padded B h w."""
         features = self.backbone(batch.images)  # Res2..Res5, projected B d h w
         grid = features.projected
         padding = F.interpolate(batch.padding[:, None].float(), size=grid.shape[-2:])[:, 0].bool()  # B h w, nearest
-        masked = padding if batch.is_padded else None  # attention without a mask is faster
         position = sine_position(padding, grid.shape[1]).to(grid.dtype)  # B d h w
-        memory = self.encoder(grid, position, masked)  # B d h w
-        layers = self.decoder(memory, position, masked)  # one B N d for each decoder layer
+        memory = self.encoder(grid, position, padding if batch.is_padded else None)  # attention without a mask is faster
+        return features, memory, position, padding
+
+    def detect(self, batch: Batch) -> Detections:
+        """Classes, boxes and box embeddings of all N queries, and the encoded image."""
+        features, memory, position, padding = self.encode(batch)
+        layers = self.decoder(memory, position, padding if batch.is_padded else None)  # one B N d for each decoder layer
         logits, boxes = self.heads(layers[-1])  # B N C+1, B N 4
         auxiliary = [self.heads(x) for x in layers[:-1]] if self.training else []
         return Detections(logits, boxes, layers[-1], memory, features, padding, batch.is_padded, auxiliary)

@@ -15,6 +15,7 @@ from uuid import uuid4
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from minidetr.after import build
 from minidetr.data.coco import CocoPanoptic
 from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
@@ -109,7 +110,7 @@ def go_through(
             raise InputError(
                 f"{folder} was trained on other classes than {settings.data} has: resume it with the data it began with"
             )
-        model = PanopticDETR(from_plain(Preset, saved["preset"]), data.categories, saved.get("num_classes"))
+        model = build(from_plain(Preset, saved["preset"]), data.categories, saved.get("num_classes"))
         place = Place(**saved["place"])
         lines = [*lines, f"resumed: {folder} at iteration {place.iteration}"]
         lines += changed_data(saved.get("data", {}), prints)

@@ -7,7 +7,7 @@ K matched pairs alone, so masks are never computed for anything else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.distributed
@@ -18,7 +18,7 @@ from torchvision.ops import box_convert, sigmoid_focal_loss
 
 from minidetr.data.targets import Target
 from minidetr.model import Detections
-from minidetr.training.matching import CostWeights, Matches, match_layers
+from minidetr.training.matching import CostWeights, Drawn, Matches, match_layers
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,12 @@ class Normalisers:
     cells: float | Tensor | None = None  # segments that have most of a cell, see `grid_box_losses`
     cell_classes: float | Tensor | None = None  # labelled cells, see `grid_class_loss`
     pixel_classes: float | Tensor | None = None
+    images: float | Tensor | None = None  # for the loss of the pixels' embeddings (`minidetr.after`)
+    start_classes: float | Tensor | None = None  # the weights of all cells in the class loss of those that queries start from
+
+    def times(self, count: int) -> Normalisers:
+        """Those of the queries, where there are so many groups of them."""
+        return replace(self, classes=self.classes * count, segments=self.segments * count, masks=self.masks * count)
 
 
 def class_loss(
@@ -210,6 +216,7 @@ class SetLoss:
         size: tuple[int, int] | None = None,
         generator: torch.Generator | None = None,
         normalisers: Normalisers | None = None,
+        drawn: Drawn | None = None,
     ) -> dict[str, Tensor]:
         """Scalars by name, unweighted, and only of what trains: "class", "l1", "giou", "focal", "dice"; "class_0", "l1_0",
         "giou_0", "class_1", ... of the earlier decoder layers; "total", the weighted sum, to call `backward` on; "class_error", to
@@ -217,30 +224,48 @@ class SetLoss:
 
         `compute_masks(image_index K, query_index K) -> K x h x w` is called once, for the pairs to be judged and no others; None
         trains no masks. `size` is the padded input (H, W), by default the largest target's. `generator` draws the pairs.
-        `normalisers` are those of a whole batch of which this is a part; by default the batch's own.
+        `normalisers` are those of a whole batch of which this is a part; by default the batch's own. `drawn`, in place of
+        `compute_masks`, has the masks of all queries: every matched one is judged; "focal_0", "dice_0" are of the earlier layers.
         A batch without segments gives zeros that are still connected to the model, so that distributed training does not wait for
         a gradient that never comes. Raises ValueError when there is nothing to train, FloatingPointError as `match` does.
         """
-        if not self.train_boxes and compute_masks is None:
+        if not self.train_boxes and compute_masks is None and drawn is None:
             raise ValueError("nothing to train: with train_boxes=False, pass compute_masks")
         divide_by = normalisers or self.normalisers(targets, detections.logits.shape[1])
         layers = [(detections.logits, detections.boxes), *(detections.auxiliary if self.train_boxes else ())]
-        on_host = match_layers(layers, targets, self.costs)
+        on_host = match_layers(layers, targets, self.costs, drawn)
         device = detections.logits.device
-        losses: dict[str, Tensor] = {}
-        last = on_host[0].to(device)
-        if self.train_boxes:
-            for layer, ((logits, boxes), own) in enumerate(zip(layers, on_host, strict=True), start=-1):
-                matches = last if layer < 0 else own.to(device)
-                of_layer = self._detection_losses(logits, boxes, matches, targets, divide_by)
-                losses |= of_layer if layer < 0 else {f"{name}_{layer}": loss for name, loss in of_layer.items()}
+        matches = [own.to(device) for own in on_host]
+        losses = self.of_layers(layers, matches, targets, divide_by, drawn)
         if compute_masks is not None:
             judged = on_host[0] if self.masks_per_image is None else on_host[0].sample(self.masks_per_image, generator)
             losses |= self._mask_losses(compute_masks, judged.to(device), targets, size, divide_by)
+        watched = {"class_error": class_error(detections.logits, matches[0], targets)} if self.train_boxes else {}
+        return losses | {"total": self.weighted(losses)} | watched
+
+    def of_layers(
+        self,
+        layers: Sequence[tuple[Tensor, Tensor]],
+        matches: Sequence[Matches],
+        targets: Sequence[Target],
+        divide_by: Normalisers,
+        drawn: Drawn | None = None,
+    ) -> dict[str, Tensor]:
+        """The losses of decoder layers, the last one first, a (logits, boxes) and its matches each, named as `__call__` says."""
+        losses: dict[str, Tensor] = {}
+        for layer, ((logits, boxes), own) in enumerate(zip(layers, matches, strict=True)):
+            found = self._detection_losses(logits, boxes, own, targets, divide_by) if self.train_boxes else {}
+            if drawn is not None and layer < len(drawn.masks):
+                masks, expected = drawn.masks[layer][own.image_index, own.query_index], own.select(drawn.shares)  # K h w each
+                found["focal"] = focal_loss(masks, expected, divide_by.masks)
+                found["dice"] = dice_loss(masks, expected, divide_by.masks)
+            losses |= {name if layer == 0 else f"{name}_{layer - 1}": loss for name, loss in found.items()}
+        return losses
+
+    def weighted(self, losses: dict[str, Tensor]) -> Tensor:
+        """The sum of `of_layers`, each loss times its weight."""
         weights = {name.rstrip("_"): weight for name, weight in asdict(self.weights).items()}  # class_ -> class
-        total = torch.stack([weights[name.partition("_")[0]] * loss for name, loss in losses.items()]).sum()
-        watched = {"class_error": class_error(detections.logits, last, targets)} if self.train_boxes else {}
-        return losses | {"total": total} | watched
+        return torch.stack([weights[name.partition("_")[0]] * loss for name, loss in losses.items()]).sum()
 
     def normalisers(self, targets: Sequence[Target], queries: int) -> Normalisers:
         """What the losses of a batch are divided by; known before anything is matched, for N queries match min(N, T) segments."""

@@ -10,17 +10,28 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
+from minidetr.after.dot_masks import mask_cost
 from minidetr.data.batch import moved
 from minidetr.data.targets import Target
 
 
 @dataclass(frozen=True)
 class CostWeights:
-    """How much each term counts in the matching cost (DETR, appendix A.4)."""
+    """How much each term counts in the matching cost (DETR, appendix A.4); `masks` where every query has one (`minidetr.after`)."""
 
     class_: float = 1.0
     l1: float = 5.0
     giou: float = 2.0
+    masks: float = 0.0  # of 20 times the focal loss and twice DICE, see `mask_cost`
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The masks of all queries, where they cost next to nothing, and what they should be."""
+
+    masks: list[Tensor]  # B N h w each, of the last decoder layer, and of the earlier ones, if they are judged, too
+    shares: list[Tensor]  # of B images, T h w: how much of each pixel is the segment's
+    pixels: Tensor | None = None  # B c h w, the embeddings that the masks are products with
 
 
 @dataclass(frozen=True)
@@ -90,10 +101,14 @@ def match(logits: Tensor, boxes: Tensor, targets: Sequence[Target], weights: Cos
 
 @torch.no_grad()
 def match_layers(
-    layers: Sequence[tuple[Tensor, Tensor]], targets: Sequence[Target], weights: CostWeights = CostWeights()
+    layers: Sequence[tuple[Tensor, Tensor]],
+    targets: Sequence[Target],
+    weights: CostWeights = CostWeights(),
+    drawn: Drawn | None = None,
 ) -> list[Matches]:
     """`match` for several decoder layers, a (logits, boxes) each: an earlier layer may see the objects in other queries.
 
+    `drawn` are the masks of the first of these layers, or of all; they count by `weights.masks`.
     The matches are on the host. All costs are fetched in one transfer, the only time in an iteration that a GPU is waited for:
     SciPy's algorithm runs on the CPU.
     """
@@ -102,6 +117,9 @@ def match_layers(
         for logits, boxes in layers
         for scores, places, target in zip(logits, boxes, targets, strict=True)
     ]
+    if drawn is not None and weights.masks:
+        of_masks = [cost for masks in drawn.masks for cost in mask_cost(masks, drawn.shares)]
+        costs = [cost + weights.masks * of_mask for cost, of_mask in zip(costs, of_masks, strict=False)] + costs[len(of_masks) :]
     pairs = assign(torch.cat([cost.flatten() for cost in costs]).cpu(), [cost.shape for cost in costs])
     B = len(targets)
     return [in_order(pairs[first : first + B]) for first in range(0, len(pairs), B)]

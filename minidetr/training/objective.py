@@ -11,10 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
+from minidetr.after import AfterDETR, Sightings
+from minidetr.after.denoising import Denoising
+from minidetr.after.groups import Groups
+from minidetr.after.pixel_loss import discrimination_loss
 from minidetr.data.batch import Batch
 from minidetr.data.targets import Target
 from minidetr.model import Detections, Features, PanopticDETR
 from minidetr.training.losses import LossWeights, Normalisers, SetLoss, at_least_one, giou_loss, process_mean
+from minidetr.training.matching import CostWeights, Drawn, Matches, match_layers
 from minidetr.training.options import TrainOptions
 
 FINER = 4  # pixels that a cell of the encoded image tells the class of, in each direction
@@ -30,6 +35,8 @@ class Objective(nn.Module):
     Both judge the encoded image, in training alone: inference stays plain DETR, which has no use for them.
     - `pixel_class`: a convolution that only training knows tells the classes of 4 x 4 pixels in each cell.
     - `cells`: every cell passes the model's own heads, as if it were a query, and should say class and box of its segment.
+
+    And what came after DETR (`minidetr.after`), as far as it is for training alone: `discrimination`, `groups`, `denoising`.
     """
 
     def __init__(self, model: PanopticDETR, options: TrainOptions, step: str):
@@ -39,12 +46,19 @@ class Objective(nn.Module):
         weights = LossWeights(focal=options.focal, dice=options.dice, no_object=options.no_object)
         self.set_loss = SetLoss(
             weights,
+            costs=CostWeights(masks=options.mask_cost),
             train_boxes=step != "masks",
             masks_per_image=options.masks_per_image or None,
             mask_stride=options.mask_stride,
         )
-        channels = model.preset.width, model.num_classes * FINER**2
-        self.pixel_class = nn.Conv2d(*channels, kernel_size=1) if self.pixel_class_weight else None
+        width, classes = model.preset.width, model.num_classes
+        self.pixel_class = nn.Conv2d(width, classes * FINER**2, kernel_size=1) if self.pixel_class_weight else None
+        self.dot_masks = step != "boxes" and model.preset.pixel_width is not None
+        self.auxiliary_masks = self.dot_masks and step == "joint" and options.auxiliary_masks
+        self.discrimination = options.discrimination if self.dot_masks else 0.0
+        later = step != "masks"  # whose queries are frozen
+        self.groups = Groups(options.groups, model.preset.queries, width) if later and options.groups > 1 else None
+        self.denoising = Denoising(options.denoise, width, classes) if later and options.denoise else None
 
     def train(self, mode: bool = True) -> Objective:
         """Frozen stages (in the mask step, the model) stay in eval mode: they have no dropout and keep their statistics."""
@@ -60,10 +74,26 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, targets: list[Target], normalisers: Normalisers | None = None) -> dict[str, Tensor]:
         """Scalars by name, as `SetLoss` gives them; "total" is to be minimised. `normalisers`: of a batch taken in parts."""
         seen = self.model.detect(batch) if self.step != "masks" else self.detect_frozen(batch)
-        compute_masks = None
-        if self.step != "boxes":
+        divide_by = normalisers or self.set_loss.normalisers(targets, self.model.preset.queries)
+        compute_masks = drawn = None
+        if self.dot_masks:
+            drawn = self.draw(seen, targets, batch.size)
+        elif self.step != "boxes":
             compute_masks = lambda image_index, query_index: self.model.masks(seen, image_index, query_index)  # noqa: E731
-        losses = self.set_loss(seen, targets, compute_masks, batch.size, normalisers=normalisers)
+        losses = self.set_loss(seen, targets, compute_masks, batch.size, normalisers=divide_by, drawn=drawn)
+        if self.groups is not None:  # the mean over all groups, of which one is the model's own
+            losses["groups"] = self.groups_loss(self.groups, seen, targets, divide_by, drawn)
+            losses["total"] = (losses["total"] + self.groups.count * losses["groups"]) / (1 + self.groups.count)
+        if self.denoising is not None:
+            losses["denoising"] = self.denoising_loss(self.denoising, seen, targets, divide_by, drawn)
+            losses["total"] = losses["total"] + losses["denoising"]
+        if isinstance(seen, Sightings) and seen.cells is not None and self.step != "masks":
+            losses["starts"] = self.starts_loss(seen.cells, targets, divide_by)
+            losses["total"] = losses["total"] + losses["starts"]
+        if self.discrimination and drawn is not None and drawn.pixels is not None:
+            images = divide_by.images or process_mean(len(targets), seen.logits.device)
+            losses["discrimination"] = discrimination_loss(drawn.pixels, drawn.shares) / images
+            losses["total"] = losses["total"] + self.discrimination * losses["discrimination"]
         if self.pixel_class is not None:
             pixels = F.pixel_shuffle(self.pixel_class(seen.memory), FINER)  # B C 4h 4w
             shares = segment_shares(targets, batch.size, pixels.shape[-2:])
@@ -77,12 +107,64 @@ class Objective(nn.Module):
             losses["total"] = losses["total"] + self.cells_weight * of_cells
         return losses
 
+    def draw(self, seen: Detections, targets: list[Target], size: tuple[int, int]) -> Drawn:
+        """The dot-product masks of all queries, after every decoder layer that is judged, and the truth at their size."""
+        assert isinstance(self.model, AfterDETR) and isinstance(seen, Sightings)
+        pixels = self.model.pixels(seen)
+        layers = [seen.queries, *(seen.earlier if self.auxiliary_masks else ())]
+        masks = [self.model.mask_head.of_all(queries, pixels) for queries in layers]  # B N H/4 W/4 each
+        return Drawn(masks, segment_shares(targets, size, pixels.shape[-2:]), pixels)
+
+    def said(self, layers: list[Tensor], drawn: Drawn | None) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
+        """What queries B N d say after each layer, the last one first: (logits, boxes) of each, masks of as many as `drawn` has."""
+        layers = layers[-1:] + layers[:-1]
+        found = [self.model.heads(x) for x in layers]
+        if drawn is None:
+            return found, []
+        return found, [self.model.mask_head.of_all(x, drawn.pixels) for x in layers[: len(drawn.masks)]]
+
+    def groups_loss(
+        self, groups: Groups, seen: Detections, targets: list[Target], divide_by: Normalisers, drawn: Drawn | None
+    ) -> Tensor:
+        """The set loss of the further groups of queries, each matched by itself, as their mean."""
+        found, masks = self.said(groups(self.model, seen), drawn)
+        found = [(groups.apart(logits), groups.apart(boxes)) for logits, boxes in found]
+        targets = groups.repeated(targets)
+        own = drawn and Drawn([groups.apart(x) for x in masks], groups.repeated(drawn.shares))
+        device = seen.logits.device
+        matches = [one.to(device) for one in match_layers(found, targets, self.set_loss.costs, own)]
+        return self.set_loss.weighted(self.set_loss.of_layers(found, matches, targets, divide_by.times(groups.count), own))
+
+    def denoising_loss(
+        self, denoising: Denoising, seen: Detections, targets: list[Target], divide_by: Normalisers, drawn: Drawn | None
+    ) -> Tensor:
+        """The set loss of the noised truth's queries, which answer for the segments they come from, as the mean of its groups."""
+        layers, pairs = denoising(self.model, seen, [t.labels for t in targets], [t.boxes for t in targets])
+        found, masks = self.said(layers, drawn)
+        all_matched = replace(divide_by, classes=divide_by.segments).times(denoising.groups)
+        judge = replace(self.set_loss, weights=replace(self.set_loss.weights, no_object=0.0))  # of queries without a segment
+        own = drawn and Drawn(masks, drawn.shares)
+        return judge.weighted(judge.of_layers(found, [Matches(*pairs)] * len(found), targets, all_matched, own))
+
+    def starts_loss(self, cells: tuple[Tensor, Tensor], targets: list[Target], divide_by: Normalisers) -> Tensor:
+        """The set loss of the cells that queries start from, logits B h*w C+1 and boxes B h*w 4, matched one to one."""
+        classes = divide_by.start_classes
+        if classes is None:
+            classes = self.set_loss.normalisers(targets, cells[0].shape[1]).classes
+        [matches] = match_layers([cells], targets, self.set_loss.costs)
+        divide_by = replace(divide_by, classes=classes)
+        return self.set_loss.weighted(self.set_loss.of_layers([cells], [matches.to(cells[0].device)], targets, divide_by))
+
     @torch.no_grad()
     def normalisers(self, batch: Batch, targets: list[Target]) -> Normalisers:
         """What the losses of the whole batch are divided by, for a batch that is taken in parts."""
         found = self.set_loss.normalisers(targets, self.model.preset.queries)
         stride = 16 if self.model.preset.dilation else 32
         height, width = (-(-side // stride) for side in batch.size)
+        if self.discrimination:
+            found = replace(found, images=process_mean(len(targets), batch.images.device))
+        if self.model.preset.starts:
+            found = replace(found, start_classes=self.set_loss.normalisers(targets, height * width).classes)
         if self.pixel_class is not None:
             shares = segment_shares(targets, batch.size, (FINER * height, FINER * width))
             found = replace(found, pixel_classes=labelled_cells(shares))
@@ -99,7 +181,8 @@ class Objective(nn.Module):
         tokens by the weights on their own, copied for each, and takes twice as long (nn.MultiheadAttention, torch 2.14).
         """
         if not torch.is_autocast_enabled("cpu"):
-            return self.model.detect(batch)
+            seen = self.model.detect(batch)
+            return replace(seen, pixels=None) if isinstance(seen, Sightings) else seen  # they train: to be made with a gradient
         return join([self.model.detect(image) for image in batch.split()])
 
     def cell_losses(
@@ -115,11 +198,11 @@ class Objective(nn.Module):
 
 
 def join(parts: Sequence[Detections]) -> Detections:
-    """What was seen in batches padded to one size, as if it had been one batch; without `auxiliary`."""
+    """What was seen in batches padded to one size, as if it had been one batch: without what only training of boxes asks for."""
     features = Features(*(torch.cat([getattr(p.features, f.name) for p in parts]) for f in fields(Features)))
     names = ("logits", "boxes", "queries", "memory", "padding")
     tensors: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in names}
-    return Detections(**tensors, features=features, is_padded=any(p.is_padded for p in parts))
+    return type(parts[0])(**tensors, features=features, is_padded=any(p.is_padded for p in parts))
 
 
 def segment_shares(targets: list[Target], size: tuple[int, int], grid: Sequence[int]) -> list[Tensor]:

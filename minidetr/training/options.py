@@ -11,7 +11,7 @@ from typing import Any
 
 from minidetr.errors import InputError
 from minidetr.presets import TRAINABLE, Preset, from_plain
-from minidetr.training.recipes import FEW_PHOTOS, recipe_of
+from minidetr.training.recipes import FEW_PHOTOS, REFERENCE_RECIPE, recipe_of
 
 # What can be frozen or reset by name -> the parameters whose names start with one of these.
 STAGES: dict[str, tuple[str, ...]] = {
@@ -23,7 +23,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "backbone": ("backbone.resnet.",),
     "projection": ("backbone.projection.",),
     "encoder": ("encoder.",),
-    "decoder": ("decoder.",),
+    "decoder": ("decoder.", "starts."),
     "heads": ("heads.",),
     "mask-head": ("heatmap_attention.", "mask_head."),
 }
@@ -62,6 +62,9 @@ class TrainOptions:
     reset: tuple[str, ...] = ()  # stages put back to their random start
     freeze: tuple[str, ...] = FROM_RECIPE  # stages that do not train
     queries: int | None = None
+    masks: str | None = None  # "heatmaps", DETR's mask head, or "dot", dot products with pixel embeddings; by default the preset's
+    masked_attention: bool | None = None  # decoder layers that look where a query's mask is; by default the preset's
+    starts: bool | None = None  # queries that start from the best cells of the encoded image; by default the preset's
     crowds: str = "as-crowds"  # or "as-objects": things with iscrowd 1, as CVAT writes every mask, are trained on and counted
     size: int = FROM_RECIPE  # short side in pixels
     half_size_until: float = FROM_RECIPE  # share of a step's length that trains at half of it, a quarter of the pixels
@@ -93,8 +96,13 @@ class TrainOptions:
     dice: float = FROM_RECIPE
     pixel_class: float = FROM_RECIPE  # weight of a class loss on the encoded image's pixels, used in training only
     cells: float = FROM_RECIPE  # weight of class and box losses on the encoded image's cells, used in training only
-    masks_per_image: int = FROM_RECIPE  # matched queries an image whose masks are judged; 0: all
-    mask_stride: int = FROM_RECIPE  # 1: masks judged at the input's size, as in the reference; 4: at their own
+    auxiliary_masks: bool = FROM_RECIPE  # dot-product masks: judged after every decoder layer, not only the last
+    mask_cost: float = FROM_RECIPE  # dot-product masks: their weight in the matching
+    discrimination: float = FROM_RECIPE  # dot-product masks: weight of a loss that tells the segments' pixel embeddings apart
+    groups: int = FROM_RECIPE  # of queries, in training; the model has one
+    denoise: int = FROM_RECIPE  # groups of noised truth among the queries, in training; 0: none
+    masks_per_image: int = FROM_RECIPE  # matched queries an image whose masks are judged; 0: all; of dot-product masks always all
+    mask_stride: int = FROM_RECIPE  # 1: masks judged at the input's size, as in the reference; 4: at their own, as dot-product ones
     precision: str = "auto"  # or float32, bfloat16, float16
     device: str = "auto"
     workers: int = 2
@@ -161,6 +169,7 @@ class TrainOptions:
             "validation_images",
             "evaluate_every",
             "accumulate",
+            "groups",
         ):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -171,8 +180,8 @@ class TrainOptions:
                 raise InputError(f"--{name.replace('_', '-')} must be a finite number, not {value}")
         rates = ("backbone_learning_rate", "weight_decay", "clip", "warmup", "drop", "dropout")
         minutes = ("evaluate_minutes", "checkpoint_minutes", "backup_minutes")
-        weights = ("no_object", "focal", "dice", "pixel_class", "cells")
-        for name in ("seed", "scene_seed", "workers", "masks_per_image", "half_size_until", *minutes, *weights, *rates):
+        weights = ("no_object", "focal", "dice", "pixel_class", "cells", "mask_cost", "discrimination")
+        for name in ("seed", "scene_seed", "workers", "denoise", "masks_per_image", "half_size_until", *minutes, *weights, *rates):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InputError(f"--{name.replace('_', '-')} must not be negative, but is {value}")
@@ -182,6 +191,7 @@ class TrainOptions:
             ("mask_stride", (1, 4)),
             ("augment", ("colour", "full", "flip", "none")),
             ("recipe", ("auto", "preset", "fine-tuning")),
+            ("masks", ("heatmaps", "dot", None)),
             ("crowds", ("as-crowds", "as-objects")),
             ("steps", ("joint", "boxes,masks", "boxes", "masks")),
         ):
@@ -189,6 +199,8 @@ class TrainOptions:
                 raise InputError(
                     f"--{name.replace('_', '-')} must be one of {', '.join(map(str, allowed))}, not {getattr(self, name)}"
                 )
+        if self.masked_attention and self.steps != "joint":
+            raise InputError("--masked-attention: boxes are found where masks are, so both are learned together: --steps joint")
         for stage in (*self.reset, *(self.freeze or ())):
             if stage not in STAGES:
                 raise InputError(f"there is no stage {stage!r} to freeze or reset: choose from {', '.join(STAGES)}")
@@ -250,7 +262,8 @@ def as_plain(settings: TrainOptions | Preset) -> dict[str, Any]:
 
 def restored_options(saved: dict[str, Any], changed: dict[str, Any]) -> TrainOptions:
     """The options of a checkpoint, those in `changed` (other workers, another device) put in."""
-    options = from_plain(TrainOptions, saved | changed)
+    new = {name: value for name, value in REFERENCE_RECIPE.items() if name not in saved}  # options that weren't there then
+    options = from_plain(TrainOptions, new | saved | changed)
     options.check()
     for name in ("preset", "steps", "queries"):
         if getattr(options, name) != saved.get(name):

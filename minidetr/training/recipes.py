@@ -25,6 +25,11 @@ REFERENCE_RECIPE = {  # DETR, appendix A.4, and the reference's README
     "dice": 1.0,
     "pixel_class": 0.0,
     "cells": 0.0,
+    "auxiliary_masks": False,
+    "mask_cost": 0.0,
+    "discrimination": 0.0,
+    "groups": 1,
+    "denoise": 0,
     "masks_per_image": 0,
     "mask_stride": 1,
     "augment": "full",
@@ -33,7 +38,7 @@ REFERENCE_RECIPE = {  # DETR, appendix A.4, and the reference's README
 }
 MASK_DROP = 15 / 25
 
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     "r18": REFERENCE_RECIPE | {"size": 480, "epochs": 100, "batch_size": 4, "backbone_learning_rate": 3e-5, "warmup": 0.02},
     "tiny": REFERENCE_RECIPE
     | {
@@ -57,6 +62,10 @@ RECIPES = {
         "mask_stride": 4,
     },
 }
+
+# Dot-product masks cost next to nothing: all are judged, after every decoder layer, and take part in the matching.
+AFTER: dict[str, Any] = {"auxiliary_masks": True, "mask_cost": 1.0, "discrimination": 1.0}
+RECIPES |= {f"{name}-after": RECIPES[name] | AFTER for name in ("tiny", "r18")}
 
 # For a run that trains the mask head alone: a small part on fixed features bears longer steps; many small batches bring a new head
 # further in a few minutes than few large ones; and what the frozen part sees in an image is paid once for all of its masks.

@@ -10,10 +10,11 @@ import torch
 import torchvision
 from torch import Tensor
 
+from minidetr.after import build
 from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Category
-from minidetr.presets import Preset, preset
+from minidetr.presets import PIXEL_WIDTH, Preset, preset
 from minidetr.training.options import STAGES, TrainOptions
 from minidetr.weights.files import read_pickle, read_safetensors, unwrapped
 from minidetr.weights.load import load
@@ -25,7 +26,7 @@ def starting_model(options: TrainOptions, categories: list[Category]) -> tuple[P
     if options.from_:
         return fine_tuned_start(options, categories)
     shape = adjusted(preset(options.preset), options)
-    model = PanopticDETR(shape, categories)
+    model = build(shape, categories)
     source = options.backbone_weights or ("none" if shape.norm == "batch" else "imagenet")
     if source == "none":
         return model, [f"{options.preset}: everything starts from random weights"]
@@ -42,14 +43,31 @@ def adjusted(shape: Preset, options: TrainOptions) -> Preset:
         long_side=round(options.size * ratio),
         dropout=options.dropout,
         queries=options.queries or shape.queries,
+        **later_ideas(shape, options),
     )
+
+
+def later_ideas(shape: Preset, options: TrainOptions) -> dict[str, Any]:
+    """What the options change of the preset's ideas from after DETR (`minidetr.after`)."""
+    changed: dict[str, Any] = {}
+    for name in ("masked_attention", "starts"):
+        if (value := getattr(options, name)) is not None:
+            changed[name] = value
+    if options.masks == "dot":
+        changed |= {"mask_widths": None, "pixel_width": shape.pixel_width or PIXEL_WIDTH}
+    elif options.masks == "heatmaps":
+        changed |= {
+            "mask_widths": shape.mask_widths or preset(options.preset).mask_widths or preset("r50").mask_widths,
+            "pixel_width": None,
+        }
+    return changed
 
 
 def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple[PanopticDETR, list[str]]:
     """The weights of `options.from_` in a model for `categories`: what fits is kept, the rest starts from random weights."""
     source = load(str(options.from_), categories=options.categories, otherwise=options.preset, headless=True)
     shape = adjusted(source.preset, replace(options, queries=options.queries or source.preset.queries))
-    if shape.mask_widths is None and options.steps != "boxes":
+    if not shape.has_masks and options.steps != "boxes":
         shape = replace(shape, mask_widths=preset("r50").mask_widths)  # a detection model learns masks with a new head
 
     def describe(cs: list[Category]) -> list[tuple[int, str]]:
@@ -57,7 +75,7 @@ def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple
 
     same_classes = describe(source.categories) == describe(categories)
     # Published models have more outputs than COCO's highest category id asks for: kept with the classes they belong to.
-    model = PanopticDETR(shape, categories, source.num_classes if same_classes else None)
+    model = build(shape, categories, source.num_classes if same_classes else None)
     state, lines = source.state_dict(), [f"loaded: {options.from_}"]
     expected = model.state_dict()
     new = sorted({key.split(".")[0] for key in expected.keys() - state.keys()})

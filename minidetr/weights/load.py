@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from minidetr.after import build
 from minidetr.data.index import read_category
 from minidetr.errors import InputError, InputWarning
 from minidetr.model import PanopticDETR
@@ -167,7 +168,7 @@ def from_own(state: dict[str, Tensor], about: str, path: Path, other: Categories
         if not categories and other is None:
             raise InputError("'categories' is empty")
         with torch.device("meta"):
-            model = PanopticDETR(from_plain(Preset, content["preset"]), categories, content["num_classes"])
+            model = build(from_plain(Preset, content["preset"]), categories, content["num_classes"])
     except Exception as error:  # a description from elsewhere may hold anything, and PyTorch's modules assert and divide
         why = error if isinstance(error, InputError) else repr(error)
         raise InputError(f"{path}: its description is damaged ({why}): save the model again with minidetr") from error

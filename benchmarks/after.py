@@ -1,0 +1,144 @@
+"""What the ideas from after DETR bring, each alone and together, in the same minutes on the same scenes.
+
+    python -m benchmarks.after                            # every row with seeds 0, 1, 2: six minutes each, on two cores
+    python -m benchmarks.after --rows plain after --seeds 3
+    python -m benchmarks.after --table                    # nothing is run: the table and the figure of what was measured
+
+Rows run in turns, seed after seed, so that a machine that slows down slows all of them. Everything measured is kept in
+benchmarks/after.json; from it come the table in benchmarks/RESULTS.md and the curves in benchmarks/after.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from datetime import date
+from pathlib import Path
+from statistics import mean
+
+from benchmarks.floor import machine
+from minidetr.panoptic import whole_file
+from minidetr.plot import new_figure
+
+HERE = Path(__file__).parent
+MEASURED, PICTURE, RESULTS = HERE / "after.json", HERE / "after.png", HERE / "RESULTS.md"
+START, END = "<!-- after: made by `python -m benchmarks.after` -->", "<!-- end of after -->"
+
+COMMON = "--size 128 --validation-images 100 --evaluate-every 0.5 --workers 0 --batch-size 16 --learning-rate 7e-4"
+COMMON += " --backbone-learning-rate 7e-4 --quiet"
+DOT = "--preset tiny-after --mask-cost 0 --discrimination 0"
+ROWS = {  # name -> (what it is, its options)
+    "plain": ("plain `tiny`", "--preset tiny --masks-per-image 3"),
+    "groups": ("three groups of queries", "--preset tiny --masks-per-image 3 --groups 3"),
+    "denoise": ("three groups of noised truth", "--preset tiny --masks-per-image 3 --denoise 3"),
+    "starts": ("queries that start from cells", "--preset tiny --masks-per-image 3 --starts"),
+    "dot": ("dot-product masks of the last layer", f"{DOT} --no-auxiliary-masks"),
+    "dot-layers": ("dot-product masks of every layer, in the matching too", "--preset tiny-after --discrimination 0"),
+    "dot-pixels": ("and a loss that tells the segments' pixels apart", "--preset tiny-after"),
+    "dot-attention": ("and masked attention", "--preset tiny-after --masked-attention"),
+    "dot-groups": ("and three groups of queries", "--preset tiny-after --groups 3"),
+    "dot-denoise": ("and three groups of noised truth", "--preset tiny-after --denoise 3"),
+    "dot-starts": ("and queries that start from cells", "--preset tiny-after --starts"),
+}
+
+
+def measure(row: str, seed: int, minutes: float, folder: Path, processes: int) -> dict:
+    """Train a row with a seed; its scores over the minutes, the last ones at the end."""
+    shutil.rmtree(folder, ignore_errors=True)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    command = [*(launch if processes > 1 else [sys.executable]), "-m", "minidetr", "train", "--minutes", str(minutes)]
+    command += [*COMMON.split(), *ROWS[row][1].split(), "--seed", str(seed), "--output", str(folder)]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    with (folder / "scores.csv").open(newline="") as file:
+        scores = [{k: float(v) for k, v in entry.items() if k != "measured on"} for entry in csv.DictReader(file)]
+    shutil.rmtree(folder)
+    about = {"row": row, "seed": seed, "minutes": minutes, "processes": processes}
+    return about | {"date": date.today().isoformat(), "machine": machine(), "scores": scores}
+
+
+def table(measured: list[dict]) -> str:
+    """What was measured as Markdown: of each row the mean over its seeds, with the lowest and the highest."""
+    of_rows: dict[str, list[dict]] = defaultdict(list)
+    for one in measured:
+        of_rows[one["row"]].append(one)
+    machines = sorted({one["machine"] for one in measured})
+    days = sorted({one["date"] for one in measured})
+    lines = [
+        START,
+        "",
+        "## After DETR: from nothing in six minutes",
+        "",
+        f"`python -m benchmarks.after`: {'; '.join(machines)}; {days[0]} to {days[-1]}. Two processes of one thread, 128 pixels,",
+        "100 validation scenes. PQ is the mean over the seeds (lowest to highest); differences under 2 are noise.",
+        "",
+        "| | seeds | PQ | things | stuff | box AP | iterations |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in (row for row in ROWS if row in of_rows):
+        last = [one["scores"][-1] for one in of_rows[row]]
+        pq = [scores["PQ"] for scores in last]
+        spread = f"{mean(pq):.1f} ({min(pq):.1f} to {max(pq):.1f})" if len(pq) > 1 else f"{pq[0]:.1f}"
+        means = [f"{mean(scores[name] for scores in last):.1f}" for name in ("PQ things", "PQ stuff", "box AP")]
+        iterations = f"{mean(scores['iteration'] for scores in last):,.0f}"
+        lines.append(f"| {ROWS[row][0]} | {len(pq)} | {spread} | {' | '.join(means)} | {iterations} |")
+    return "\n".join([*lines, "", f"![PQ over the minutes]({PICTURE.name})", "", END])
+
+
+def draw(measured: list[dict]) -> None:
+    """PQ over the minutes, the mean of each row's seeds, into benchmarks/after.png."""
+    figure = new_figure(8.3, 4.2)
+    axes = figure.subplots()
+    for row in ROWS:
+        runs = [one for one in measured if one["row"] == row]
+        if not runs:
+            continue
+        curves = [
+            [(0.0, 0.0)] + [(one["minutes"] * s["iteration"] / one["scores"][-1]["iteration"], s["PQ"]) for s in one["scores"]]
+            for one in runs
+        ]
+        count = min(len(curve) for curve in curves)
+        points = [tuple(mean(curve[i if i < count - 1 else -1][axis] for curve in curves) for axis in (0, 1)) for i in range(count)]
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=row)
+    axes.set(xlabel="minutes", ylabel="PQ on 100 validation scenes", ylim=(0, None), xlim=(0, None))
+    axes.legend(fontsize="small", ncols=2)
+    with whole_file(PICTURE) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def write(measured: list[dict]) -> None:
+    """The table into benchmarks/RESULTS.md, between its marks, and the figure."""
+    text = RESULTS.read_text(encoding="utf-8")
+    before, _, rest = text.partition(START)
+    after = rest.partition(END)[2]
+    RESULTS.write_text(before.rstrip("\n") + "\n\n" + table(measured) + (after or "\n"), encoding="utf-8")
+    draw(measured)
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path("runs/after"), help="where each run is made, and left no trace of")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    arguments = parser.parse_args()
+    measured = json.loads(MEASURED.read_text()) if MEASURED.is_file() else []
+    for seed in arguments.seeds if not arguments.table else []:
+        for row in arguments.rows:
+            one = measure(row, seed, arguments.minutes, arguments.output, arguments.processes)
+            measured = [old for old in measured if (old["row"], old["seed"]) != (row, seed)] + [one]
+            MEASURED.write_text(json.dumps(measured, indent=1) + "\n")
+            print(f"{row}, seed {seed}: PQ {one['scores'][-1]['PQ']:.1f}", flush=True)
+    write(measured)
+
+
+if __name__ == "__main__":
+    main()
