@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from minidetr.after import build
 from minidetr.data.batch import Batch
 from minidetr.data.targets import PackedTarget
-from minidetr.model import PanopticDETR
 from minidetr.panoptic import Category
 from minidetr.presets import TRAINABLE
 from minidetr.training import matching, step
@@ -49,7 +49,7 @@ def gpu(monkeypatch):
 def one_step(accelerator, name: str, **options) -> step.Step:
     settings = TrainOptions(**{"preset": "tiny", "quiet": True} | options).filled()
     run = step.Run(accelerator, settings, range(8), range(1), {}, step.Place(), None)
-    model = PanopticDETR(TRAINABLE[settings.preset], [Category(1, "a", True), Category(2, "b", False)])
+    model = build(TRAINABLE[settings.preset], [Category(1, "a", True), Category(2, "b", False)])
     return step.Step(run, model, name, None)
 
 
@@ -69,6 +69,8 @@ def a_batch() -> tuple[Batch, list[PackedTarget]]:
         ("joint", {"accumulate": 2}),
         ("boxes", {"preset": "r50"}),
         ("masks", {"mask_stride": 1}),
+        ("joint", {"preset": "tiny-after", "denoise": 2}),
+        ("joint", {"preset": "tiny-after", "groups": 3}),
     ],
 )
 def test_an_iteration_waits_for_a_gpu_once_for_the_matching(gpu, name, options):
@@ -78,6 +80,8 @@ def test_an_iteration_waits_for_a_gpu_once_for_the_matching(gpu, name, options):
     queries, layers = this.model.preset.queries, 1 if name == "masks" else this.model.preset.decoder_layers
     parts = options.get("accumulate", 1)
     counts = [[3 * queries * layers], [2 * queries * layers]] if parts == 2 else [[5 * queries * layers]]
+    if "groups" in options:
+        counts.append([5 * queries * layers * (options["groups"] - 1)])  # matched once the model's own are
     for _ in range(2):  # the second one finds the optimiser's state and the average there
         off = this.iterate(batch, targets, 1.0)
         costs, losses = gpu.fetched[:-1], gpu.fetched[-1]

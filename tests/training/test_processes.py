@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from minidetr.after import build
 from minidetr.data.targets import Target
 from minidetr.evaluate.model import evaluate_model
 from minidetr.model import PanopticDETR
@@ -31,23 +32,25 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # each start of two p
 
 SIZE = 64
 ROOT = Path(__file__).parents[2]
-CASES = [
-    (step, emptied)
-    for step in ("joint", "boxes", "masks")
-    for emptied in ((), (1,), (0, 2), (0, 1, 2))  # images whose segments are taken away: all of one process's, of all
-]
+EMPTIED = ((), (1,), (0, 2), (0, 1, 2))  # images whose segments are taken away: all of one process's, of all
+AFTER = {"preset": "tiny-after", "groups": 2, "denoise": 2, "starts": True}  # all that adds queries or losses
+CASES = [(step, emptied, "tiny") for step in ("joint", "boxes", "masks") for emptied in EMPTIED]
+CASES += [("joint", emptied, "after") for emptied in EMPTIED] + [("masks", (1,), "after")]
 
 
-def gradients(step: str, emptied: tuple[int, ...]) -> dict[str, torch.Tensor]:
+def gradients(step: str, emptied: tuple[int, ...], what: str) -> dict[str, torch.Tensor]:
     """The gradients of one iteration on three scenes of 2 to 9 segments; with two processes, images 0 and 2 in one, 1 in the other.
 
     Normalisation is frozen, since that of a batch depends on how it is split; nothing is drawn.
     """
-    options = TrainOptions(preset="tiny", size=SIZE, masks_per_image=0, device="cpu", precision="float32").filled()
+    given = {"preset": "tiny", "masks_per_image": 0} if what == "tiny" else AFTER
+    options = TrainOptions(**given, size=SIZE, device="cpu", precision="float32").filled()
     accelerator = start_devices(options)
     torch.manual_seed(3)
-    model = PanopticDETR(replace(TRAINABLE["tiny"], norm="frozen", dropout=0.0), CATEGORIES)
-    objective = start_step(model, options, step)
+    shape = replace(TRAINABLE[options.preset], norm="frozen", dropout=0.0, starts=bool(options.starts))
+    objective = start_step(build(shape, CATEGORIES), options, step)
+    if objective.denoising is not None:
+        objective.denoising.box_noise = objective.denoising.class_noise = 0.0  # each process would draw its own
     wrapped = accelerator.prepare(objective)
     wrapped.train()
     data = SceneData(3, 40, SIZE)
@@ -90,10 +93,10 @@ def of_two_processes(tmp_path_factory) -> dict:
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize(("step", "emptied"), CASES)
-def test_two_processes_have_the_gradients_of_one(of_two_processes, step, emptied):
+@pytest.mark.parametrize(("step", "emptied", "what"), CASES)
+def test_two_processes_have_the_gradients_of_one(of_two_processes, step, emptied, what):
     """Also when one has no segment at all, or fewer images than the other."""
-    expected, found = gradients(step, emptied), of_two_processes[f"{step} {emptied}"]
+    expected, found = gradients(step, emptied, what), of_two_processes[f"{step} {emptied} {what}"]
     assert expected.keys() == found.keys() and len(expected) > 20
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-5 * max(1.0, float(gradient.abs().max())), rtol=0, msg=name)
@@ -135,7 +138,7 @@ def test_an_error_in_one_process_ends_both(tmp_path):
 
 
 if __name__ == "__main__":  # one of the two processes: all cases, written by the main one
-    all_cases = {f"{step} {emptied}": gradients(step, emptied) for step, emptied in CASES}
+    all_cases = {f"{step} {emptied} {what}": gradients(step, emptied, what) for step, emptied, what in CASES}
     if int(os.environ["RANK"]) == 0:
         torch.save(all_cases, sys.argv[1])
     end_processes()
