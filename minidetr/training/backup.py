@@ -27,8 +27,8 @@ class Backup:
     def __init__(self, folder: Path, run: Path, identity: str):
         """Make the folder, for the run `identity`. InputError where it can't be made, or is the run's own or another's."""
         self.folder = folder
-        if folder.resolve() == run.resolve():
-            raise InputError(f"--backup {folder} is the run's own folder: give another one, on a disk that stays")
+        if folder.resolve().is_relative_to(run.resolve()):
+            raise InputError(f"--backup {folder} is the run's own folder or in it: give another one, on a disk that stays")
         there = read_whole_ones(folder)
         if any(content.get("identity") != identity for content, _ in there) or (not there and (folder / NAME).exists()):
             raise InputError(

@@ -30,6 +30,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 
 FROM_RECIPE: Any = None  # an option not given; `filled` puts the value of the preset's recipe there
+SMALLEST_SIZE = 32
 MAX_QUERIES = 10_000  # each of them attends to every other one
 TYPES: dict[str, tuple[Any, str]] = {  # annotation of an option -> what it takes, in words; `void_ids` checks void
     "str": ((str, PathLike), "a text"),
@@ -130,7 +131,7 @@ class TrainOptions:
         learned = self.from_ is not None or (TRAINABLE[name].norm == "frozen" and self.backbone_weights != "none")
         few = photos is not None and photos <= FEW_PHOTOS and learned
         fine_tuning = self.recipe == "fine-tuning" or (self.recipe == "auto" and few)
-        recipe = recipe_of(name, self.steps, (photos or FEW_PHOTOS) if fine_tuning else None, self.from_ is not None)
+        recipe = recipe_of(name, self.steps, (photos or FEW_PHOTOS) if fine_tuning else None, self.from_ is not None, self.masks)
         missing: dict[str, Any] = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         options = replace(options, preset=name, recipe="fine-tuning" if fine_tuning else "preset", **missing)
         options.check()
@@ -174,6 +175,8 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be more than 0, not {value}")
+        if self.size is not None and self.size < SMALLEST_SIZE:
+            raise InputError(f"--size must be at least {SMALLEST_SIZE} pixels, a cell of the encoded image, but is {self.size}")
         void_ids(self.void)
         for name, value in vars(self).items():
             if isinstance(value, float) and not isfinite(value):

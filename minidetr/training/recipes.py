@@ -97,12 +97,16 @@ FINE_TUNING: dict[str, Any] = {
 FINE_TUNING_IMAGES = 32_000  # seen in all, whatever their number: 87 epochs of 367
 
 
-def recipe_of(preset: str, steps: str, photos: int | None, whole: bool = False) -> dict[str, Any]:
+def recipe_of(preset: str, steps: str, photos: int | None, whole: bool = False, masks: str | None = None) -> dict[str, Any]:
     """The values of a run's options that nobody gave. `photos`: so many are there to fine-tune on; None: the preset's recipe.
+
+    `masks` is the option of that name, None for the preset's kind.
 
     `whole`: the run starts from a whole model, which has learned at a size of its own, and not from a backbone alone.
     """
     recipe = RECIPES.get(preset, REFERENCE_RECIPE)
+    if masks is not None:
+        recipe = recipe | (AFTER if masks == "dot" else {name: REFERENCE_RECIPE[name] for name in AFTER})
     if photos is not None:
         epochs = max(20, min(1000, round(FINE_TUNING_IMAGES / photos)))
         recipe = recipe | FINE_TUNING | {"epochs": epochs, "mask_epochs": epochs} | ({"half_size_until": 0.0} if whole else {})

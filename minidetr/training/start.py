@@ -26,6 +26,7 @@ def starting_model(options: TrainOptions, categories: list[Category]) -> tuple[P
     if options.from_:
         return fine_tuned_start(options, categories)
     shape = adjusted(preset(options.preset), options)
+    check_ideas(shape, options)
     model = build(shape, categories)
     source = options.backbone_weights or ("none" if shape.norm == "batch" else "imagenet")
     if source == "none":
@@ -56,11 +57,16 @@ def later_ideas(shape: Preset, options: TrainOptions) -> dict[str, Any]:
     if options.masks == "dot":
         changed |= {"mask_widths": None, "pixel_width": shape.pixel_width or PIXEL_WIDTH}
     elif options.masks == "heatmaps":
-        changed |= {
-            "mask_widths": shape.mask_widths or preset(options.preset).mask_widths or preset("r50").mask_widths,
-            "pixel_width": None,
-        }
+        usual = preset(options.preset.removesuffix("-after"))
+        changed |= {"mask_widths": shape.mask_widths or usual.mask_widths, "pixel_width": None}
     return changed
+
+
+def check_ideas(shape: Preset, options: TrainOptions) -> None:
+    """Raise InputError for options that this model would not heed."""
+    for name in ("auxiliary_masks", "mask_cost", "discrimination"):
+        if getattr(options, name) and not shape.pixel_width:
+            raise InputError(f"--{name.replace('_', '-')} is for masks as dot products: add --masks dot, or leave it out")
 
 
 def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple[PanopticDETR, list[str]]:
@@ -69,6 +75,8 @@ def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple
     shape = adjusted(source.preset, replace(options, queries=options.queries or source.preset.queries))
     if not shape.has_masks and options.steps != "boxes":
         shape = replace(shape, mask_widths=preset("r50").mask_widths)  # a detection model learns masks with a new head
+
+    check_ideas(shape, options)
 
     def describe(cs: list[Category]) -> list[tuple[int, str]]:
         return [(c.id, c.name) for c in cs]
@@ -93,6 +101,11 @@ def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple
         fresh[:kept] = state["decoder.query_embedding.weight"][:kept]
         state["decoder.query_embedding.weight"] = fresh
         lines.append(f"queries: the first {kept} kept, {max(after - before, 0)} new, {max(before - after, 0)} left out")
+    if source.preset.has_masks and source.preset.pixel_width != shape.pixel_width:
+        drop(state, STAGES["mask-head"])
+        lines.append(f"replaced: the mask head, by {'dot products' if shape.pixel_width else 'that of heatmaps'}")
+    if source.preset.starts and not shape.starts:
+        drop(state, ("starts.",))
     for stage in options.reset:
         drop(state, STAGES[stage])
         lines.append(f"replaced: {stage}, which starts from random weights")

@@ -162,6 +162,8 @@ def test_overwriting_a_longer_file_leaves_no_end_of_it(tmp_path):
 
 def test_folders_that_do_not_go_together(tiny, tmp_path):
     run, drive = tmp_path / "run", tmp_path / "drive"
+    with pytest.raises(InputError, match="is the run's own folder or in it"):
+        train(**tiny, output=str(run), backup=str(run / "backup"))
     with pytest.raises(InputError, match="is the run's own folder"):
         train(output=str(run), backup=str(run), **tiny)
     with pytest.raises(InputError, match="can't be made .*is the drive mounted"):

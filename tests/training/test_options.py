@@ -32,6 +32,9 @@ def test_the_recipe_fills_what_is_not_given():
         "queries",
         "minutes",
         "evaluate_every",
+        "masks",
+        "masked_attention",
+        "starts",
     }
 
 
@@ -67,7 +70,7 @@ def test_stages_may_be_a_text_as_on_the_command_line():
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"preset": "huge"}, "no preset 'huge'.*tiny, r18, r50, r50-dc5, r101"),
+        ({"preset": "huge"}, "no preset 'huge'.*tiny, tiny-after, r18, r18-after, r50, r50-dc5, r101"),
         ({"preset": "detr-r50"}, "no preset 'detr-r50'"),
         ({"steps": "masks,boxes"}, "--steps must be one of joint, .*not masks,boxes"),
         ({"schedule": "linear"}, "--schedule must be one of drop, cosine"),
@@ -81,6 +84,12 @@ def test_stages_may_be_a_text_as_on_the_command_line():
         ({"batch_size": 0}, "--batch-size must be more than 0"),
         ({"learning_rate": float("nan")}, "--learning-rate must be more than 0, not nan"),
         ({"size": -64}, "--size must be more than 0"),
+        ({"size": 1}, "--size must be at least 32 pixels, a cell of the encoded image, but is 1"),
+        ({"masks": "dots"}, "--masks must be one of heatmaps, dot"),
+        ({"groups": 0}, "--groups must be more than 0"),
+        ({"denoise": -1}, "--denoise must not be negative"),
+        ({"mask_cost": -1.0}, "--mask-cost must not be negative"),
+        ({"masked_attention": True, "steps": "boxes,masks"}, "--masked-attention: .*--steps joint"),
         ({"queries": 0}, "--queries must be more than 0"),
         ({"scenes": 0}, "--scenes must be more than 0"),
         ({"validation_images": 0}, "--validation-images must be more than 0"),
