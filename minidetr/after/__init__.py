@@ -46,15 +46,17 @@ class AfterDETR(PanopticDETR):
         """Classes, boxes and box embeddings of all N queries, and the encoded image."""
         features, memory, position, padding = self.encode(batch)
         masked = padding if batch.is_padded else None
-        embedding, cells, pixels = self.decoder.query_embedding.weight, None, None
+        embedding = cells = pixels = hides = None
         if self.starts is not None:
             starts, *cells = self.starts(memory, position, masked, self.preset.queries)
-            embedding = embedding + starts  # B N d
-        hides = None
+            embedding = self.decoder.query_embedding.weight + starts  # B N d
         if self.preset.masked_attention:
             pixels = self.mask_head(memory, features)
             hides = lambda x: hidden_cells(self.mask_head.of_all(x, pixels), memory.shape[-2:])  # noqa: E731
-        layers = decode(self.decoder, memory, position, masked, embedding, hides=hides)  # one B N d for each decoder layer
+        if embedding is None and hides is None:
+            layers = self.decoder(memory, position, masked)  # one B N d for each decoder layer
+        else:
+            layers = decode(self.decoder, memory, position, masked, embedding, hides=hides)
         logits, boxes = self.heads(layers[-1])  # B N C+1, B N 4
         auxiliary = [self.heads(x) for x in layers[:-1]] if self.training else []
         found = (logits, boxes, layers[-1], memory, features, padding, batch.is_padded, auxiliary)

@@ -13,8 +13,8 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
+from minidetr.after import AfterDETR, Sightings, build
 from minidetr.data.batch import Batch
-from minidetr.model import PanopticDETR
 from minidetr.panoptic import Category
 from minidetr.plot import new_figure
 from minidetr.presets import Preset, preset
@@ -54,6 +54,10 @@ def stage_costs(model: Preset, height: int, width: int, objects: int, batch: int
         stages["heatmaps"] = [linear(d, d, cells)] * batch + [linear(d, d, 1), scores] * objects
         stages["mask head, each image"] = of_image * batch
         stages["mask head, each object"] = of_object * objects
+    elif model.pixel_width is not None:
+        of_image, of_object = dot_mask_layers(model, height, width)
+        stages["pixel embeddings"] = of_image * batch
+        stages["dot products"] = of_object * objects
     return [StageCost(name, sum(m for m, _ in layers), 4 * sum(v for _, v in layers)) for name, layers in stages.items()]
 
 
@@ -62,13 +66,20 @@ def measured_multiply_adds(
 ) -> dict[str, int]:
     """Multiply-adds by stage as PyTorch's FLOP counter sees them while the model runs, on tensors without values ("meta")."""
     with torch.device("meta"):
-        net = PanopticDETR(model, [Category(i, str(i), True) for i in range(classes)], classes).eval().requires_grad_(False)
+        net = build(model, [Category(i, str(i), True) for i in range(classes)], classes).eval().requires_grad_(False)
         images = Batch(torch.empty(batch, 3, height, width), torch.empty(batch, height, width), [(height, width)] * batch)
         none, picked = torch.empty(0, dtype=torch.long), torch.empty(objects, dtype=torch.long)
     parts = {"backbone": "Backbone", "encoder": "Encoder", "decoder": "Decoder", "classes and boxes": "PredictionHeads"}
     with FlopCounterMode(display=False) as counter:
         seen = net.detect(images)
     counted = {stage: counted_in(counter, part) for stage, part in parts.items()}
+    if isinstance(net, AfterDETR) and isinstance(seen, Sightings) and model.pixel_width is not None:
+        with FlopCounterMode(display=False) as each_image:
+            net.pixels(seen)
+        with FlopCounterMode(display=False) as counter:
+            net.masks(seen, picked, picked)
+        totals = {"pixel embeddings": each_image.get_total_flops(), "dot products": counter.get_total_flops()}
+        return counted | {stage: total // 2 for stage, total in totals.items()}
     if model.mask_widths is None:
         return counted
     with FlopCounterMode(display=False) as each_image:
@@ -145,8 +156,7 @@ def mask_head_layers(model: Preset, height: int, width: int) -> tuple[list[Layer
     """The mask head's convolutions: those of each image and those of each object, of what is asked once and K times."""
     _, *finer, (h, w) = backbone_sizes(model, height, width)
     res2, res3, res4 = (product(size) for size in finer)
-    channels = (256, 512, 1024) if model.backbone in ("resnet50", "resnet101") else (64, 128, 256)
-    channels = (32, 64, 128) if model.backbone == "narrow10" else channels
+    channels = finer_channels(model)
     widths = model.mask_widths or ()
     of_image = [convolution(model.width, widths[0], 3, h * w)]
     of_object = [convolution(model.heads, widths[0], 3, h * w), convolution(widths[0], widths[1], 3, h * w)]
@@ -155,6 +165,23 @@ def mask_head_layers(model: Preset, height: int, width: int) -> tuple[list[Layer
         of_object.append(convolution(widths[k], widths[k + 1], 3, cells))
     of_object.append(convolution(widths[-1], 1, 3, res2))
     return of_image, of_object
+
+
+def finer_channels(model: Preset) -> tuple[int, int, int]:
+    """Of Res2, Res3 and Res4."""
+    channels = (256, 512, 1024) if model.backbone in ("resnet50", "resnet101") else (64, 128, 256)
+    return (32, 64, 128) if model.backbone == "narrow10" else channels
+
+
+def dot_mask_layers(model: Preset, height: int, width: int) -> tuple[list[Layer], list[Layer]]:
+    """The layers of dot-product masks: the pixel embeddings of each image; each object's perceptron and product."""
+    _, *finer, (h, w) = backbone_sizes(model, height, width)
+    c, d, res2 = model.pixel_width or 0, model.width, product(finer[0])
+    of_image = [linear(d, c, h * w)]
+    for stage, size in zip(reversed(finer_channels(model)), reversed(finer), strict=True):
+        of_image += [linear(stage, c, product(size)), convolution(c, c, 3, product(size))]
+    of_image.append(linear(c, c, res2))
+    return of_image, [linear(d, d, 1), linear(d, d, 1), linear(d, c, 1), linear(c, 1, res2)]
 
 
 # --- the figure -------------------------------------------------------------------------------------------------------------

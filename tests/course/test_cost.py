@@ -17,6 +17,8 @@ CASES = [
     ("r18", 480, 801, 5, 3),
     ("tiny", 192, 255, 7, 2),
     ("detr-r50", 200, 300, 0, 1),
+    ("tiny-after", 288, 288, 9, 1),
+    ("r18-after", 480, 801, 5, 1),
 ]
 
 
@@ -30,7 +32,7 @@ def test_arithmetic_equals_the_flop_counter(name: str, height: int, width: int, 
 def test_every_preset_has_a_cost() -> None:
     for name in (*TRAINABLE, *PUBLISHED):
         stages = stage_costs(preset(name), 64, 64, 1)
-        assert len(stages) == (4 if preset(name).mask_widths is None else 7)
+        assert len(stages) == (7 if preset(name).mask_widths else 6 if preset(name).pixel_width else 4)
         assert all(cost.multiply_adds > 0 and cost.activation_bytes > 0 for cost in stages)
 
 
