@@ -18,10 +18,12 @@ def discrimination_loss(pixels: Tensor, shares: Sequence[Tensor], temperature: f
     Source: Wang et al., MaX-DeepLab (2021), section 3.4, "instance discrimination".
     """
     losses = [pixels.sum() * 0]  # connected to the model, so that no process waits for a gradient that never comes
-    for embeddings, of_segments in zip(F.normalize(pixels.float(), dim=1).flatten(2), shares, strict=True):  # c P, K h w
+    for embeddings, of_segments in zip(pixels.permute(0, 2, 3, 1).flatten(1, 2), shares, strict=True):  # P c, K h w
         if len(of_segments) > 1:
+            directions = F.normalize(embeddings.float(), dim=1)  # P c
             share = of_segments.flatten(1)  # K P
             share = share / share.sum(1, keepdim=True).clamp(min=1e-6)
-            means = F.normalize(share @ embeddings.T, dim=1)  # K c
-            losses.append(-(share * (means @ embeddings / temperature).log_softmax(0)).sum() / len(share))
+            means = F.normalize(share @ directions, dim=1)  # K c
+            nearness = means @ directions.T / temperature  # K P
+            losses.append(-(share * nearness.log_softmax(0)).sum() / len(share))
     return torch.stack(losses).sum()
