@@ -3,6 +3,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 MINUTES ?= 95
 RUNS ?= runs
+PRESET ?= tiny
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
 
@@ -63,20 +64,23 @@ stamp: install  ## write the repository's address of pyproject.toml into the les
 	$(RUN) -m minidetr.course.notebooks stamp
 
 # From random weights to the model in the box: boxes on small scenes, then everything on larger and larger ones. Cut off, it goes on
-# from its last checkpoint. MINUTES is the time it has on WORKERS processes.
+# from its last checkpoint. MINUTES is the time it has on WORKERS processes. PRESET=tiny-after: with what came after DETR, whose masks
+# learn from the first minute on.
 TINY := OMP_NUM_THREADS=1 $(RUN) -m accelerate.commands.launch $(if $(filter-out 1,$(WORKERS)),--multi_gpu) \
 	--num_processes $(WORKERS) -m minidetr train
-run = $(TINY) $(if $(wildcard $(RUNS)/$(1)/checkpoint.pt),--resume $(RUNS)/$(1),--output $(RUNS)/$(1) --preset tiny --workers 0 \
+run = $(TINY) $(if $(wildcard $(RUNS)/$(1)/checkpoint.pt),--resume $(RUNS)/$(1),--output $(RUNS)/$(1) --preset $(PRESET) --workers 0 \
 	--validation-images 100 --minutes $(shell expr $(MINUTES) \* $(2) / 95) $(3))
+AFTER := $(findstring after,$(PRESET))
 rate = --learning-rate $(1) --backbone-learning-rate $(1)
 WITH_MASKS := --warmup 0.03 --focal 40 --dice 3 --masks-per-image 4 --pixel-class 2 --cells 0.5
 weights: install  ## train the model in the box from scratch and put it there (MINUTES=95)
-	$(call run,tiny-128,15,--steps boxes --size 128 --schedule drop --drop 1 --warmup 0.05 --batch-size 16 $(call rate,7e-4))
-	$(call run,tiny-192,28,--from $(RUNS)/tiny-128/last.safetensors --reset mask-head --size 192 --scenes 10000 \
+	$(call run,$(PRESET)-128,15,--steps $(if $(AFTER),joint,boxes) --size 128 --schedule drop --drop 1 --warmup 0.05 --batch-size 16 $(call rate,7e-4))
+	$(call run,$(PRESET)-192,28,--from $(RUNS)/$(PRESET)-128/last.safetensors $(if $(AFTER),,--reset mask-head) --size 192 --scenes 10000 \
 		--batch-size 16 $(call rate,6e-4) --ema 0.998 $(WITH_MASKS))
-	$(call run,tiny-288,52,--from $(RUNS)/tiny-192/last.safetensors --size 288 --scenes 15000 --scene-seed 10000 \
+	$(call run,$(PRESET)-288,52,--from $(RUNS)/$(PRESET)-192/last.safetensors --size 288 --scenes 15000 --scene-seed 10000 \
 		$(call rate,4e-4) --ema 0.999 $(WITH_MASKS))
-	$(RUN) -m benchmarks.shipped_model $(foreach size,128 192 288,$(RUNS)/tiny-$(size)) --command "make weights MINUTES=$(MINUTES)"
+	$(RUN) -m benchmarks.shipped_model $(foreach size,128 192 288,$(RUNS)/$(PRESET)-$(size)) --name $(PRESET) \
+		--command "make weights MINUTES=$(MINUTES)$(if $(AFTER), PRESET=$(PRESET))"
 
 bench: install  ## measure against transformers and torchmetrics; fills benchmarks/RESULTS.md
 	$(RUN) -m pip install -q -e ".[bench]"

@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=SCENE_SIZE)
     parser.add_argument("--threshold", type=float, help="of the shipped model (default: the best on validation scenes)")
     parser.add_argument("--machine", default=f"{machine()}, {PRECISIONS[best_precision(True)]}", help="for the card")
+    parser.add_argument("--name", default="tiny", help="preset, and name of the files")
     parser.add_argument("--command", required=True, help="the command that trained it, for the card")
     arguments = parser.parse_args()
 
@@ -66,15 +67,16 @@ def main() -> None:
     threshold = arguments.threshold or best_threshold(model, arguments.size)
     model.preset = replace(model.preset, threshold=threshold)
     SHIPPED.mkdir(exist_ok=True)
-    target = SHIPPED / "tiny.safetensors"
+    name = arguments.name
+    target = SHIPPED / f"{name}.safetensors"
     save(model, target, half=True, notes={"trained_by": arguments.command})
     model = PanopticDETR.from_pretrained(target)
     quality, average_precision, seconds = measure(model, arguments.count, arguments.size)
-    for old in SHIPPED.glob("tiny_curves*.png"):
+    for old in SHIPPED.glob(f"{name}_curves*.png"):
         old.unlink()
     for number, run in enumerate(arguments.runs, 1):
-        shutil.copy(run / "curves.png", SHIPPED / f"tiny_curves_{number}.png")
-    (SHIPPED / "tiny.md").write_text(card(model, quality, average_precision, seconds, arguments), encoding="utf-8")
+        shutil.copy(run / "curves.png", SHIPPED / f"{name}_curves_{number}.png")
+    (SHIPPED / f"{name}.md").write_text(card(model, quality, average_precision, seconds, arguments), encoding="utf-8")
     print(quality.table(per_class=True))
 
 
@@ -98,7 +100,8 @@ def training_hours(run: Path) -> float:
 def card(model, quality, average_precision, seconds, arguments) -> str:
     """The model card, in Markdown; every number in it was measured or is an option of the runs."""
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    size = (SHIPPED / "tiny.safetensors").stat().st_size / 1e6
+    name = arguments.name
+    size = (SHIPPED / f"{name}.safetensors").stat().st_size / 1e6
     table = quality.table(per_class=True)
     runs = {f"run {n}": described(run) for n, run in enumerate(arguments.runs, 1)}
     hours = sum(training_hours(run) for run in arguments.runs)
@@ -112,10 +115,11 @@ def card(model, quality, average_precision, seconds, arguments) -> str:
         "speed": f"{seconds:.3f} s an image in that measurement, rendering included, one process on a CPU",
     }
     about = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
-    curves = "\n\n".join(f"![losses and validation scores of {run}](tiny_curves_{run[-1]}.png)" for run in runs)
-    return f"""# tiny: the model in the box
+    curves = "\n\n".join(f"![losses and validation scores of {run}]({name}_curves_{run[-1]}.png)" for run in runs)
+    kind = "A plain DETR" if not model.preset.after else "A DETR whose masks are dot products (lesson 14)"
+    return f"""# {name}: {"the model in the box" if name == "tiny" else "beside the model in the box"}
 
-A plain DETR of {parameters:.1f} million parameters ({size:.1f} MB, float16 but for normalisation statistics).
+{kind} of {parameters:.1f} million parameters ({size:.1f} MB, float16 but for normalisation statistics).
 
 | | |
 |---|---|

@@ -147,7 +147,7 @@ class TrainOptions:
             f"rate {self.learning_rate:g} (backbone {self.backbone_learning_rate:g}), {self.schedule}",
             f"augmentation {self.augment}",
         ]
-        for option in ("ema", "pixel_class", "cells"):
+        for option in ("ema", "pixel_class", "cells", "mask_cost", "discrimination", "denoise"):
             if value := getattr(self, option):
                 told.append(f"{option.replace('_', '-')} {value:g}")
         name = "fine-tuning, for few photos" if self.recipe == "fine-tuning" else f"that of {self.preset}"
