@@ -45,12 +45,14 @@ def dice_cost(attempt: Callable[..., Any]) -> None:
     expected = torch.stack([torch.stack([dice_loss(logits[n][None], truth[t][None], 1.0) for t in range(T)]) for n in range(N)])
     overlap = torch.einsum("nhw,thw->nt", logits.sigmoid(), truth)
     areas = logits.sigmoid().sum((1, 2))[:, None] + truth.sum((1, 2))
-    require(not close(found, (2 * overlap + 1) / (areas + 1)), "that is the overlap: a cost is small where the masks agree, 1 - DICE.")
+    require(not close(found, (2 * overlap + 1) / (areas + 1)), "that is the overlap: masks that agree cost little, 1 - DICE.")
     require(not close(found, 1 - 2 * overlap / areas.clamp(min=1e-6)), "the two ones are missing: (2 overlap + 1) / (areas + 1).")
     require(not close(found, 1 - (overlap + 1) / (areas + 1)), "DICE takes the overlap twice.")
     hard = (logits > 0).float()
     require(
-        not close(found, 1 - (2 * torch.einsum("nhw,thw->nt", hard, truth) + 1) / (hard.sum((1, 2))[:, None] + truth.sum((1, 2)) + 1)),
+        not close(
+            found, 1 - (2 * torch.einsum("nhw,thw->nt", hard, truth) + 1) / (hard.sum((1, 2))[:, None] + truth.sum((1, 2)) + 1)
+        ),
         "the logits are cut at 0: DICE takes probabilities.",
     )
     require(close(found, expected), "entry (n, t) should be the DICE loss of mask n against segment t.")
@@ -58,7 +60,7 @@ def dice_cost(attempt: Callable[..., Any]) -> None:
 
 @exercise
 def break_even(attempt: Callable[..., Any]) -> None:
-    """`attempt(image_a, object_a, image_b, object_b)`: from how many objects on is b cheaper than a; costs of an image, an object."""
+    """`attempt(image_a, object_a, image_b, object_b)`: from how many objects on b is cheaper than a, by what both cost."""
     for costs in ((65, 166, 293, 1), (10, 5, 100, 2), (7, 3, 5, 1)):
         found = answer(attempt(*costs))
         image_a, object_a, image_b, object_b = costs

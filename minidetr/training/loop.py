@@ -15,7 +15,6 @@ from uuid import uuid4
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from minidetr.after import build
 from minidetr.data.coco import CocoPanoptic
 from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
@@ -41,7 +40,7 @@ from minidetr.training.feed import (
 from minidetr.training.judge import explain_best, judge_once
 from minidetr.training.options import TrainOptions, restored_options
 from minidetr.training.report import Report
-from minidetr.training.start import starting_model
+from minidetr.training.start import model_of, starting_model
 from minidetr.training.step import Place, Run, Step
 
 
@@ -110,7 +109,7 @@ def go_through(
             raise InputError(
                 f"{folder} was trained on other classes than {settings.data} has: resume it with the data it began with"
             )
-        model = build(from_plain(Preset, saved["preset"]), data.categories, saved.get("num_classes"))
+        model = model_of(from_plain(Preset, saved["preset"]), settings, data.categories, saved.get("num_classes"))
         place = Place(**saved["place"])
         lines = [*lines, f"resumed: {folder} at iteration {place.iteration}"]
         lines += changed_data(saved.get("data", {}), prints)

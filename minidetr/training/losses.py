@@ -224,8 +224,9 @@ class SetLoss:
 
         `compute_masks(image_index K, query_index K) -> K x h x w` is called once, for the pairs to be judged and no others; None
         trains no masks. `size` is the padded input (H, W), by default the largest target's. `generator` draws the pairs.
-        `normalisers` are those of a whole batch of which this is a part; by default the batch's own. `drawn`, in place of
-        `compute_masks`, has the masks of all queries: every matched one is judged; "focal_0", "dice_0" are of the earlier layers.
+        `normalisers` are those of a whole batch of which this is a part; by default the batch's own. `drawn` has dot-product masks
+        of all queries: every matched one is judged; "focal_0", "dice_0" are of the earlier layers. Where `compute_masks` is given,
+        too, those of the last layer are "focal_dot", "dice_dot".
         A batch without segments gives zeros that are still connected to the model, so that distributed training does not wait for
         a gradient that never comes. Raises ValueError when there is nothing to train, FloatingPointError as `match` does.
         """
@@ -238,6 +239,7 @@ class SetLoss:
         matches = [own.to(device) for own in on_host]
         losses = self.of_layers(layers, matches, targets, divide_by, drawn)
         if compute_masks is not None:
+            losses = {f"{name}_dot" if name in ("focal", "dice") else name: loss for name, loss in losses.items()}
             judged = on_host[0] if self.masks_per_image is None else on_host[0].sample(self.masks_per_image, generator)
             losses |= self._mask_losses(compute_masks, judged.to(device), targets, size, divide_by)
         watched = {"class_error": class_error(detections.logits, matches[0], targets)} if self.train_boxes else {}

@@ -13,11 +13,13 @@ from torchvision.ops import box_convert
 
 from minidetr.after import AfterDETR, Sightings
 from minidetr.after.denoising import Denoising
+from minidetr.after.dot_masks import DotMasks
 from minidetr.after.groups import Groups
 from minidetr.after.pixel_loss import discrimination_loss
 from minidetr.data.batch import Batch
 from minidetr.data.targets import Target
 from minidetr.model import Detections, Features, PanopticDETR
+from minidetr.presets import PIXEL_WIDTH
 from minidetr.training.losses import LossWeights, Normalisers, SetLoss, at_least_one, giou_loss, process_mean
 from minidetr.training.matching import CostWeights, Drawn, Matches, match_layers
 from minidetr.training.options import TrainOptions
@@ -36,7 +38,8 @@ class Objective(nn.Module):
     - `pixel_class`: a convolution that only training knows tells the classes of 4 x 4 pixels in each cell.
     - `cells`: every cell passes the model's own heads, as if it were a query, and should say class and box of its segment.
 
-    And what came after DETR (`minidetr.after`), as far as it is for training alone: `discrimination`, `groups`, `denoising`.
+    And what came after DETR (`minidetr.after`), as far as training alone knows it: `groups`, `denoising`, and a `helper` that draws
+    dot-product masks of a model that has none, or heatmaps, where the options ask for such masks.
     """
 
     def __init__(self, model: PanopticDETR, options: TrainOptions, step: str):
@@ -53,10 +56,12 @@ class Objective(nn.Module):
         )
         width, classes = model.preset.width, model.num_classes
         self.pixel_class = nn.Conv2d(width, classes * FINER**2, kernel_size=1) if self.pixel_class_weight else None
-        self.dot_masks = step != "boxes" and model.preset.pixel_width is not None
-        self.auxiliary_masks = self.dot_masks and step == "joint" and options.auxiliary_masks
-        self.discrimination = options.discrimination if self.dot_masks else 0.0
         later = step != "masks"  # whose queries are frozen
+        self.dot_masks = step != "boxes" and model.preset.pixel_width is not None
+        helped = later and model.preset.pixel_width is None and options.asks_for_dot_masks
+        self.helper = DotMasks(width, model.backbone.channels, PIXEL_WIDTH) if helped else None
+        self.auxiliary_masks = later and options.auxiliary_masks
+        self.discrimination = options.discrimination
         self.groups = Groups(options.groups, model.preset.queries, width) if later and options.groups > 1 else None
         self.denoising = Denoising(options.denoise, width, classes) if later and options.denoise else None
 
@@ -76,9 +81,9 @@ class Objective(nn.Module):
         seen = self.model.detect(batch) if self.step != "masks" else self.detect_frozen(batch)
         divide_by = normalisers or self.set_loss.normalisers(targets, self.model.preset.queries)
         compute_masks = drawn = None
-        if self.dot_masks:
+        if self.dot_masks or self.helper is not None:
             drawn = self.draw(seen, targets, batch.size)
-        elif self.step != "boxes":
+        if self.step != "boxes" and not self.dot_masks:
             compute_masks = lambda image_index, query_index: self.model.masks(seen, image_index, query_index)  # noqa: E731
         losses = self.set_loss(seen, targets, compute_masks, batch.size, normalisers=divide_by, drawn=drawn)
         if self.groups is not None:  # the mean over all groups, of which one is the model's own
@@ -96,7 +101,8 @@ class Objective(nn.Module):
             losses["total"] = losses["total"] + self.discrimination * losses["discrimination"]
         if self.pixel_class is not None:
             pixels = F.pixel_shuffle(self.pixel_class(seen.memory), FINER)  # B C 4h 4w
-            shares = segment_shares(targets, batch.size, pixels.shape[-2:])
+            same = drawn is not None and drawn.masks[0].shape[-2:] == pixels.shape[-2:]
+            shares = drawn.shares if drawn and same else segment_shares(targets, batch.size, pixels.shape[-2:])
             losses["pixel_class"] = grid_class_loss(pixels, targets, shares, normalisers.pixel_classes if normalisers else None)
             losses["total"] = losses["total"] + self.pixel_class_weight * losses["pixel_class"]
         if self.cells_weight:
@@ -110,18 +116,23 @@ class Objective(nn.Module):
     def draw(self, seen: Detections, targets: list[Target], size: tuple[int, int]) -> Drawn:
         """The dot-product masks of all queries, after every decoder layer that is judged, and the truth at their size."""
         assert isinstance(self.model, AfterDETR) and isinstance(seen, Sightings)
-        pixels = self.model.pixels(seen)
+        pixels = self.model.pixels(seen) if self.helper is None else self.helper(seen.memory, seen.features)
         layers = [seen.queries, *(seen.earlier if self.auxiliary_masks else ())]
-        masks = [self.model.mask_head.of_all(queries, pixels) for queries in layers]  # B N H/4 W/4 each
+        masks = [self.draws.of_all(queries, pixels) for queries in layers]  # B N H/4 W/4 each
         return Drawn(masks, segment_shares(targets, size, pixels.shape[-2:]), pixels)
+
+    @property
+    def draws(self) -> DotMasks:
+        """What draws the dot-product masks: the helper, or the model's own mask head."""
+        return self.model.mask_head if self.helper is None else self.helper
 
     def said(self, layers: list[Tensor], drawn: Drawn | None) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
         """What queries B N d say after each layer, the last one first: (logits, boxes) of each, masks of as many as `drawn` has."""
         layers = layers[-1:] + layers[:-1]
         found = [self.model.heads(x) for x in layers]
-        if drawn is None:
+        if drawn is None or drawn.pixels is None:
             return found, []
-        return found, [self.model.mask_head.of_all(x, drawn.pixels) for x in layers[: len(drawn.masks)]]
+        return found, [self.draws.of_all(x, drawn.pixels) for x in layers[: len(drawn.masks)]]
 
     def groups_loss(
         self, groups: Groups, seen: Detections, targets: list[Target], divide_by: Normalisers, drawn: Drawn | None

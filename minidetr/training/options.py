@@ -97,9 +97,10 @@ class TrainOptions:
     dice: float = FROM_RECIPE
     pixel_class: float = FROM_RECIPE  # weight of a class loss on the encoded image's pixels, used in training only
     cells: float = FROM_RECIPE  # weight of class and box losses on the encoded image's cells, used in training only
-    auxiliary_masks: bool = FROM_RECIPE  # dot-product masks: judged after every decoder layer, not only the last
-    mask_cost: float = FROM_RECIPE  # dot-product masks: their weight in the matching
-    discrimination: float = FROM_RECIPE  # dot-product masks: weight of a loss that tells the segments' pixel embeddings apart
+    # Dot-product masks; where the model has none, of a head that only training knows:
+    auxiliary_masks: bool = FROM_RECIPE  # judged after every decoder layer, not only the last
+    mask_cost: float = FROM_RECIPE  # their weight in the matching
+    discrimination: float = FROM_RECIPE  # weight of a loss that tells the segments' pixel embeddings apart
     groups: int = FROM_RECIPE  # of queries, in training; the model has one
     denoise: int = FROM_RECIPE  # groups of noised truth among the queries, in training; 0: none
     masks_per_image: int = FROM_RECIPE  # matched queries an image whose masks are judged; 0: all; of dot-product masks always all
@@ -230,6 +231,11 @@ class TrainOptions:
             fits = isinstance(value, types) and (kind == "bool" or not isinstance(value, bool))
             if not fits or isinstance(value, (tuple, list)) and kind in TYPES and not all(isinstance(one, str) for one in value):
                 raise InputError(f"--{option.name.strip('_').replace('_', '-')} must be {words}, but is {value!r}")
+
+    @property
+    def asks_for_dot_masks(self) -> bool:
+        """Whether dot-product masks are wanted in training, be the model's own of that kind or not."""
+        return bool(self.auxiliary_masks or self.mask_cost or self.discrimination)
 
     @property
     def run(self) -> Path:

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from minidetr.after import build
+from minidetr.after import AfterDETR, build
 from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Category
@@ -26,8 +26,7 @@ def starting_model(options: TrainOptions, categories: list[Category]) -> tuple[P
     if options.from_:
         return fine_tuned_start(options, categories)
     shape = adjusted(preset(options.preset), options)
-    check_ideas(shape, options)
-    model = build(shape, categories)
+    model = model_of(shape, options, categories)
     source = options.backbone_weights or ("none" if shape.norm == "batch" else "imagenet")
     if source == "none":
         return model, [f"{options.preset}: everything starts from random weights"]
@@ -62,11 +61,9 @@ def later_ideas(shape: Preset, options: TrainOptions) -> dict[str, Any]:
     return changed
 
 
-def check_ideas(shape: Preset, options: TrainOptions) -> None:
-    """Raise InputError for options that this model would not heed."""
-    for name in ("auxiliary_masks", "mask_cost", "discrimination"):
-        if getattr(options, name) and not shape.pixel_width:
-            raise InputError(f"--{name.replace('_', '-')} is for masks as dot products: add --masks dot, or leave it out")
+def model_of(shape: Preset, options: TrainOptions, categories: list[Category], classes: int | None = None) -> PanopticDETR:
+    """The preset's model; one that tells its earlier layers' box embeddings, too, where training looks at them."""
+    return (AfterDETR if options.asks_for_dot_masks else build)(shape, categories, classes)
 
 
 def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple[PanopticDETR, list[str]]:
@@ -76,14 +73,12 @@ def fine_tuned_start(options: TrainOptions, categories: list[Category]) -> tuple
     if not shape.has_masks and options.steps != "boxes":
         shape = replace(shape, mask_widths=preset("r50").mask_widths)  # a detection model learns masks with a new head
 
-    check_ideas(shape, options)
-
     def describe(cs: list[Category]) -> list[tuple[int, str]]:
         return [(c.id, c.name) for c in cs]
 
     same_classes = describe(source.categories) == describe(categories)
     # Published models have more outputs than COCO's highest category id asks for: kept with the classes they belong to.
-    model = build(shape, categories, source.num_classes if same_classes else None)
+    model = model_of(shape, options, categories, source.num_classes if same_classes else None)
     state, lines = source.state_dict(), [f"loaded: {options.from_}"]
     expected = model.state_dict()
     new = sorted({key.split(".")[0] for key in expected.keys() - state.keys()})

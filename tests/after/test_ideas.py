@@ -168,6 +168,18 @@ def test_a_model_of_dot_masks_is_saved_and_loaded(tmp_path):
     torch.testing.assert_close(again.detect(photos(1)).logits, model.detect(photos(1)).logits)
 
 
+def test_a_helper_teaches_the_whole_model_and_is_no_part_of_it(batch):
+    helped = {"preset": "tiny", "auxiliary_masks": True, "mask_cost": 1.0, "discrimination": 1.0, "pixel_class": 0, "cells": 0}
+    objective = objective_of(**helped)
+    losses = objective(*batch)
+    assert {"focal", "dice", "focal_dot", "dice_dot", "dice_0", "dice_1", "discrimination"} <= losses.keys()
+    losses["discrimination"].backward()
+    taught = {name for name, p in objective.named_parameters() if p.grad is not None and p.grad.any()}
+    assert "model.backbone.resnet.conv1.weight" in taught and "helper.laterals.0.weight" in taught
+    assert objective.model.state_dict().keys() == PanopticDETR(TRAINABLE["tiny"], CATEGORIES).state_dict().keys()
+    assert objective_of("masks", steps="masks", **helped).helper is None  # there all that it could teach is frozen
+
+
 # --- the loss of the pixels
 
 

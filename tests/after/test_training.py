@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from minidetr.after import AfterDETR
-from minidetr.errors import InputError
 from minidetr.model import PanopticDETR
 from minidetr.presets import TRAINABLE
 from minidetr.scenes.painters import CATEGORIES
@@ -52,6 +51,18 @@ def test_in_two_steps(short, tmp_path):
     assert found[0].segment_ids.shape == (50, 70)
 
 
+@pytest.mark.parametrize("steps", ["joint", "boxes,masks"])
+def test_a_helper_leaves_a_plain_model(short, tmp_path, steps):
+    """Dot-product masks in the training of a model of heatmaps: nothing of them stays."""
+    run = tmp_path / "run"
+    helped = {"auxiliary_masks": True, "mask_cost": 1.0, "discrimination": 1.0, "steps": steps, "mask_epochs": 1.0}
+    train(**short | {"epochs": 1}, **helped, preset="tiny", output=str(run))
+    model = load(run / "last.safetensors")
+    assert type(model) is PanopticDETR and model.preset.pixel_width is None
+    row = read_rows(run / "losses.csv")[-1]
+    assert row["dice"] and row["dice_0"] and row["discrimination"]
+
+
 def test_from_a_model_of_heatmaps_to_dot_products_and_back(tmp_path):
     options = {"size": 64, "device": "cpu"}
     path = tmp_path / "plain.safetensors"
@@ -67,12 +78,6 @@ def test_from_a_model_of_heatmaps_to_dot_products_and_back(tmp_path):
     same, lines = starting_model(TrainOptions(from_=str(path), preset="tiny", starts=True, **options).filled(), CATEGORIES)
     assert same.starts is not None and any(line.startswith("new: starts") for line in lines)
     assert torch.equal(same.mask_head.output.weight, load(path).mask_head.output.weight)
-
-
-@pytest.mark.parametrize("option", [{"auxiliary_masks": True}, {"mask_cost": 1.0}, {"discrimination": 1.0}])
-def test_an_option_that_would_not_be_heeded_is_refused(option):
-    with pytest.raises(InputError, match="is for masks as dot products: add --masks dot"):
-        starting_model(TrainOptions(preset="tiny", size=64, **option).filled(), CATEGORIES)
 
 
 def test_the_kind_of_masks_decides_the_recipe():

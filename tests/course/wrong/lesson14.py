@@ -5,8 +5,7 @@ from __future__ import annotations
 WRONG: dict[str, list[tuple[str, str]]] = {
     "dot_masks": [
         (
-            "def my_dot_masks(embeddings, pixels, image_index):\n"
-            '    return torch.einsum("kc,chw->khw", embeddings, pixels[0])',
+            'def my_dot_masks(embeddings, pixels, image_index):\n    return torch.einsum("kc,chw->khw", embeddings, pixels[0])',
             "the first image's pixels",
         ),
         (
@@ -53,8 +52,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     ],
     "break_even": [
         (
-            "def break_even(image_a, object_a, image_b, object_b):\n"
-            "    return (image_b - image_a) / (object_a - object_b)",
+            "def break_even(image_a, object_a, image_b, object_b):\n    return (image_b - image_a) / (object_a - object_b)",
             "a whole number",
         ),
         (
