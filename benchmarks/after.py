@@ -37,6 +37,10 @@ ROWS = {  # name -> (what it is, its options)
     "plain": ("plain `tiny`", "--preset tiny --masks-per-image 3"),
     "groups": ("three groups of queries", "--preset tiny --masks-per-image 3 --groups 3"),
     "denoise": ("three groups of noised truth", "--preset tiny --masks-per-image 3 --denoise 3"),
+    "helper": (
+        "dot-product masks in training alone: every layer, in the matching, pixels told apart",
+        "--preset tiny --masks-per-image 3 --auxiliary-masks --mask-cost 1 --discrimination 1",
+    ),
     "starts": ("queries that start from cells", "--preset tiny --masks-per-image 3 --starts"),
     "dot": ("dot-product masks of the last layer", f"{DOT} --no-auxiliary-masks"),
     "dot-layers": ("dot-product masks of every layer, in the matching too", "--preset tiny-after --discrimination 0"),
