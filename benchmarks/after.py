@@ -34,21 +34,21 @@ COMMON = "--size 128 --validation-images 100 --evaluate-every 0.5 --workers 0 --
 COMMON += " --backbone-learning-rate 7e-4 --quiet"
 DOT = "--preset tiny-after --mask-cost 0 --discrimination 0"
 ROWS = {  # name -> (what it is, its options)
-    "plain": ("plain `tiny`", "--preset tiny --masks-per-image 3"),
-    "groups": ("three groups of queries", "--preset tiny --masks-per-image 3 --groups 3"),
-    "denoise": ("three groups of noised truth", "--preset tiny --masks-per-image 3 --denoise 3"),
+    "plain": ("`tiny`, heatmaps and mask head", "--preset tiny --masks-per-image 3"),
+    "groups": ("the same, with three groups of queries", "--preset tiny --masks-per-image 3 --groups 3"),
+    "denoise": ("the same, with three groups of noised truth", "--preset tiny --masks-per-image 3 --denoise 3"),
     "helper": (
-        "dot-product masks in training alone: every layer, in the matching, pixels told apart",
+        "the same, with what dot-pixels has in training alone",
         "--preset tiny --masks-per-image 3 --auxiliary-masks --mask-cost 1 --discrimination 1",
     ),
-    "starts": ("queries that start from cells", "--preset tiny --masks-per-image 3 --starts"),
+    "starts": ("the same, with queries that start from cells", "--preset tiny --masks-per-image 3 --starts"),
     "dot": ("dot-product masks of the last layer", f"{DOT} --no-auxiliary-masks"),
     "dot-layers": ("dot-product masks of every layer, in the matching too", "--preset tiny-after --discrimination 0"),
-    "dot-pixels": ("and a loss that tells the segments' pixels apart", "--preset tiny-after"),
-    "dot-attention": ("and masked attention", "--preset tiny-after --masked-attention"),
-    "dot-groups": ("and three groups of queries", "--preset tiny-after --groups 3"),
-    "dot-denoise": ("and three groups of noised truth", "--preset tiny-after --denoise 3"),
-    "dot-starts": ("and queries that start from cells", "--preset tiny-after --starts"),
+    "dot-pixels": ("`tiny-after`: the same, and a loss that tells the segments' pixels apart", "--preset tiny-after"),
+    "dot-attention": ("dot-pixels and masked attention", "--preset tiny-after --masked-attention"),
+    "dot-groups": ("dot-pixels and three groups of queries", "--preset tiny-after --groups 3"),
+    "dot-denoise": ("dot-pixels and three groups of noised truth", "--preset tiny-after --denoise 3"),
+    "dot-starts": ("dot-pixels and queries that start from cells", "--preset tiny-after --starts"),
 }
 
 
@@ -78,11 +78,12 @@ def table(measured: list[dict]) -> str:
         "",
         "## After DETR: from nothing in six minutes",
         "",
-        f"`python -m benchmarks.after`: {'; '.join(machines)}; {days[0]} to {days[-1]}. Two processes of one thread, 128 pixels,",
+        f"`python -m benchmarks.after`: {'; '.join(machines)}; {' to '.join(dict.fromkeys((days[0], days[-1])))}. Two processes of",
+        "one thread, 128 pixels,",
         "100 validation scenes. PQ is the mean over the seeds (lowest to highest); differences under 2 are noise.",
         "",
-        "| | seeds | PQ | things | stuff | box AP | iterations |",
-        "|---|---|---|---|---|---|---|",
+        "| | | seeds | PQ | things | stuff | box AP | iterations |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in (row for row in ROWS if row in of_rows):
         last = [one["scores"][-1] for one in of_rows[row]]
@@ -90,7 +91,7 @@ def table(measured: list[dict]) -> str:
         spread = f"{mean(pq):.1f} ({min(pq):.1f} to {max(pq):.1f})" if len(pq) > 1 else f"{pq[0]:.1f}"
         means = [f"{mean(scores[name] for scores in last):.1f}" for name in ("PQ things", "PQ stuff", "box AP")]
         iterations = f"{mean(scores['iteration'] for scores in last):,.0f}"
-        lines.append(f"| {ROWS[row][0]} | {len(pq)} | {spread} | {' | '.join(means)} | {iterations} |")
+        lines.append(f"| {row} | {ROWS[row][0]} | {len(pq)} | {spread} | {' | '.join(means)} | {iterations} |")
     return "\n".join([*lines, "", f"![PQ over the minutes]({PICTURE.name})", "", END])
 
 
