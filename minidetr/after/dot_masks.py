@@ -18,7 +18,7 @@ from minidetr.model.backbone import Features
 class DotMasks(nn.Module):
     """A Feature Pyramid Network over the image, c channels wide, and a three-layer perceptron over the queries.
 
-    Source: Cheng et al., Per-Pixel Classification is Not All You Need for Semantic Segmentation (2021), section 3.2.
+    Source: Cheng et al., Per-Pixel Classification is Not All You Need for Semantic Segmentation (2021), section 3.3.
     """
 
     def __init__(self, width: int, channels: tuple[int, ...], pixel_width: int):
@@ -61,7 +61,7 @@ def mask_cost(mask_logits: Tensor, shares: Sequence[Tensor], focal: float = 20.0
     """What it costs, by its mask, to let each of N queries answer for each of an image's T segments: B of N T, by matrix products.
 
     `mask_logits` B N h w; `shares` of B images, T h w, say how much of each pixel is the segment's. The cost is that of
-    `focal_loss` (a mean over pixels) and of `dice_loss`, each times its weight, as MaskFormer has it (section 3.2). Of a pixel that
+    `focal_loss` (a mean over pixels) and of `dice_loss`, each times its weight: those of `tiny`'s recipe. Of a pixel that
     is a segment's in part, the focal loss is taken for the part and for the rest, which makes it a matrix product.
     """
     logits = mask_logits.detach().float().flatten(2)  # B N P

@@ -60,5 +60,9 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             "    return max(0, (image_b - image_a) // (object_a - object_b))",
             "not cheaper yet",
         ),
+        (
+            "def break_even(image_a, object_a, image_b, object_b):\n    return (image_b - image_a) // (object_a - object_b) + 1",
+            "is 0, not -7",
+        ),
     ],
 }
