@@ -1,7 +1,7 @@
 """What the ideas from after DETR bring, each alone and together, in the same minutes on the same scenes.
 
     python -m benchmarks.after                            # every row with seeds 0, 1, 2: six minutes each, on two cores
-    python -m benchmarks.after --rows plain after --seeds 3
+    python -m benchmarks.after --rows plain dot-pixels --seeds 3
     python -m benchmarks.after --table                    # nothing is run: the table and the figure of what was measured
 
 Rows run in turns, seed after seed, so that a machine that slows down slows all of them. Everything measured is kept in

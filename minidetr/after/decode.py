@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minidetr.model import Detections, PanopticDETR
+from minidetr.model.position import sine_position
 from minidetr.model.transformer import Decoder, DecoderLayer, to_sequence
 
 
@@ -38,6 +40,15 @@ def decode(
         x = through(layer, x, query_embedding, memory, position, padding, strangers, hidden)  # B N d
         outputs.append(decoder.norm(x))
     return outputs
+
+
+def decode_again(
+    model: PanopticDETR, seen: Detections, query_embedding: Tensor, x: Tensor | None = None, strangers: Tensor | None = None
+) -> list[Tensor]:
+    """`decode` for other queries than the model's own, on what it has seen: a pass by itself, which cannot reach theirs."""
+    position = sine_position(seen.padding, seen.memory.shape[1]).to(seen.memory.dtype)
+    padding = seen.padding if seen.is_padded else None
+    return decode(model.decoder, seen.memory, position, padding, query_embedding, x, strangers)
 
 
 def through(

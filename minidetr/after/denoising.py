@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from minidetr.after.decode import decode
+from minidetr.after.decode import decode_again
 from minidetr.data.batch import moved
 from minidetr.model import Detections, PanopticDETR
-from minidetr.model.position import sine_position
 
 
 class Denoising(nn.Module):
@@ -53,9 +52,7 @@ class Denoising(nn.Module):
         group = torch.arange(self.groups, device=real.device).repeat_interleave(slots)
         visible = real.repeat(1, self.groups)[:, None] & (group[:, None] == group)  # B groups*S groups*S
         itself = torch.eye(len(group), dtype=torch.bool, device=real.device)  # a query that sees nothing would be NaN
-        position = sine_position(seen.padding, seen.memory.shape[1]).to(seen.memory.dtype)
-        padding = seen.padding if seen.is_padded else None
-        layers = decode(model.decoder, seen.memory, position, padding, *queries, strangers=~(visible | itself))
+        layers = decode_again(model, seen, *queries, strangers=~(visible | itself))
         return layers, pairs  # type: ignore[return-value]  # three of them
 
     def noised(self, boxes: Tensor) -> Tensor:

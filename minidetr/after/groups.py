@@ -8,9 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from minidetr.after.decode import decode
+from minidetr.after.decode import decode_again
 from minidetr.model import Detections, PanopticDETR
-from minidetr.model.position import sine_position
 
 T = TypeVar("T")
 
@@ -30,10 +29,8 @@ class Groups(nn.Module):
     def forward(self, model: PanopticDETR, seen: Detections) -> list[Tensor]:
         """The box embeddings B groups*N d after each layer, group after group."""
         group = torch.arange(self.count, device=seen.memory.device).repeat_interleave(model.preset.queries)
-        position = sine_position(seen.padding, seen.memory.shape[1]).to(seen.memory.dtype)
-        padding = seen.padding if seen.is_padded else None
         strangers = group[:, None] != group  # queries of other groups
-        return decode(model.decoder, seen.memory, position, padding, self.query_embedding, strangers=strangers)
+        return decode_again(model, seen, self.query_embedding, strangers=strangers)
 
     def apart(self, of_queries: Tensor) -> Tensor:
         """B groups*N ... -> B*groups N ...: every group as if it were an image of its own."""
