@@ -17,17 +17,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import date
 from pathlib import Path
 from statistics import mean
 
 from benchmarks.floor import machine
+from benchmarks.results import RESULTS, write_section
 from minidetr.panoptic import whole_file
 from minidetr.plot import new_figure
 
 HERE = Path(__file__).parent
-MEASURED, PICTURE, RESULTS = HERE / "after.json", HERE / "after.png", HERE / "RESULTS.md"
+MEASURED, PICTURE = HERE / "after.json", HERE / "after.png"
 START, END = "<!-- after: made by `python -m benchmarks.after` -->", "<!-- end of after -->"
 
 COMMON = "--size 128 --validation-images 100 --evaluate-every 0.5 --workers 0 --batch-size 16 --learning-rate 7e-4"
@@ -66,21 +67,36 @@ def measure(row: str, seed: int, minutes: float, folder: Path, processes: int) -
     return about | {"date": date.today().isoformat(), "machine": machine(), "scores": scores}
 
 
-def table(measured: list[dict]) -> str:
-    """What was measured as Markdown: of each row the mean over its seeds, with the lowest and the highest."""
+def tables(measured: list[dict]) -> str:
+    """What was measured as Markdown, a section for each length and number of processes, then the picture."""
+    lengths = sorted({length(one) for one in measured})
+    parts = [section([one for one in measured if length(one) == of_length], *of_length) for of_length in lengths]
+    return "\n\n".join([*parts, f"![PQ over the minutes]({PICTURE.name})"])
+
+
+def length(one: dict) -> tuple[float, int]:
+    """How long a run took on how many processes: what two runs that are compared have in common."""
+    return one["minutes"], one["processes"]
+
+
+def what(one: dict) -> tuple:
+    """What a run measured: a second one of it takes its place."""
+    return one["row"], one["seed"], *length(one)
+
+
+def section(measured: list[dict], minutes: float, processes: int) -> str:
+    """Runs of one length as a table: of each row the mean over its seeds, with the lowest and the highest."""
     of_rows: dict[str, list[dict]] = defaultdict(list)
     for one in measured:
         of_rows[one["row"]].append(one)
-    machines = sorted({one["machine"] for one in measured})
     days = sorted({one["date"] for one in measured})
+    on = f"{'; '.join(sorted({one['machine'] for one in measured}))}; {' to '.join(dict.fromkeys((days[0], days[-1])))}"
+    of_one_thread = f"{processes} process{'es' * (processes != 1)} of one thread"
     lines = [
-        START,
+        f"## After DETR: from nothing in {minutes:g} minutes",
         "",
-        "## After DETR: from nothing in six minutes",
-        "",
-        f"`python -m benchmarks.after`: {'; '.join(machines)}; {' to '.join(dict.fromkeys((days[0], days[-1])))}. Two processes of",
-        "one thread, 128 pixels,",
-        "100 validation scenes. PQ is the mean over the seeds (lowest to highest); differences under 2 are noise.",
+        f"`python -m benchmarks.after`: {on}; {of_one_thread}, 128 pixels, 100 validation scenes.",
+        "PQ is the mean over the seeds (lowest to highest); differences under 2 are noise.",
         "",
         "| | | seeds | PQ | things | stuff | box AP | iterations |",
         "|---|---|---|---|---|---|---|---|",
@@ -92,11 +108,13 @@ def table(measured: list[dict]) -> str:
         means = [f"{mean(scores[name] for scores in last):.1f}" for name in ("PQ things", "PQ stuff", "box AP")]
         iterations = f"{mean(scores['iteration'] for scores in last):,.0f}"
         lines.append(f"| {row} | {ROWS[row][0]} | {len(pq)} | {spread} | {' | '.join(means)} | {iterations} |")
-    return "\n".join([*lines, "", f"![PQ over the minutes]({PICTURE.name})", "", END])
+    return "\n".join(lines)
 
 
 def draw(measured: list[dict]) -> None:
-    """PQ over the minutes, the mean of each row's seeds, into benchmarks/after.png."""
+    """PQ over the minutes, the mean of each row's seeds, into benchmarks/after.png: of the length that most runs have."""
+    usual = Counter(map(length, measured)).most_common(1)[0][0]
+    measured = [one for one in measured if length(one) == usual]
     figure = new_figure(8.3, 4.2)
     axes = figure.subplots()
     for row in ROWS:
@@ -116,15 +134,6 @@ def draw(measured: list[dict]) -> None:
         figure.savefig(temporary, dpi=120, format="png")
 
 
-def write(measured: list[dict]) -> None:
-    """The table into benchmarks/RESULTS.md, between its marks, and the figure."""
-    text = RESULTS.read_text(encoding="utf-8")
-    before, _, rest = text.partition(START)
-    after = rest.partition(END)[2]
-    RESULTS.write_text(before.rstrip("\n") + "\n\n" + table(measured) + (after or "\n"), encoding="utf-8")
-    draw(measured)
-
-
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,10 +148,11 @@ def main() -> None:
     for seed in arguments.seeds if not arguments.table else []:
         for row in arguments.rows:
             one = measure(row, seed, arguments.minutes, arguments.output, arguments.processes)
-            measured = [old for old in measured if (old["row"], old["seed"]) != (row, seed)] + [one]
+            measured = [old for old in measured if what(old) != what(one)] + [one]
             MEASURED.write_text(json.dumps(measured, indent=1) + "\n")
             print(f"{row}, seed {seed}: PQ {one['scores'][-1]['PQ']:.1f}", flush=True)
-    write(measured)
+    write_section(RESULTS, START, END, tables(measured))
+    draw(measured)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import torch
 from benchmarks import data, models
 from benchmarks.floor import floor, machine
 from benchmarks.race import Contestant, Measured, race
-from minidetr.panoptic import whole_file
+from benchmarks.results import RESULTS, write_section
 from minidetr.training.devices import best_precision
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -294,8 +294,6 @@ def section(kept: dict[str, dict | str], s: Settings) -> str:
     where = f"{machine()}, Python {platform.python_version()}, {versions}"
     clock = "seconds that the process had the core for" if s.threads == 1 else "seconds by the clock"
     lines = [
-        START,
-        "",
         "## minidetr and its peers",
         "",
         f"`make bench` on {where}; float32, {s.threads} thread{'s' * (s.threads > 1)} on either side, {clock} (PQ with two",
@@ -312,16 +310,7 @@ def section(kept: dict[str, dict | str], s: Settings) -> str:
             lines.append(found if isinstance(found, str) else Row(**found).line())
     if "floor" in kept:
         lines += ["", str(kept["floor"])]
-    return "\n".join([*lines, "", END])
-
-
-def write_section(path: Path, text: str) -> None:
-    """Put `text` between its markers in `path`; the rest of the file stays."""
-    before, _, rest = path.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2].lstrip("\n")
-    parts = [part for part in (before.rstrip("\n"), text, after.rstrip("\n")) if part]
-    with whole_file(path) as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -332,7 +321,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--slow-repeats", type=int, default=5, help="runs of what takes a peer many seconds")
     parser.add_argument("--images", type=int, default=500, help="predictions that PQ is computed for")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "RESULTS.md")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # for the contestants' processes
 
@@ -353,7 +342,7 @@ def main() -> None:
             print(found.line() if isinstance(found, Row) else found, flush=True)
             store.parent.mkdir(exist_ok=True)
             store.write_text(json.dumps(kept))
-            write_section(arguments.results, section(kept, s))
+            write_section(arguments.results, START, END, section(kept, s))
 
 
 if __name__ == "__main__":
