@@ -205,6 +205,8 @@ class TrainOptions:
                 )
         if self.masked_attention and self.steps != "joint":
             raise InputError("--masked-attention: boxes are found where masks are, so both are learned together: --steps joint")
+        if self.steps == "masks" and ((self.groups or 1) > 1 or self.denoise):
+            raise InputError("--groups and --denoise teach queries, which --steps masks leaves as they are: leave them out")
         for stage in (*self.reset, *(self.freeze or ())):
             if stage not in STAGES:
                 raise InputError(f"there is no stage {stage!r} to freeze or reset: choose from {', '.join(STAGES)}")
