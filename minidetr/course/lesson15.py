@@ -1,0 +1,188 @@
+"""Lesson 15, why DETR learned slowly: its checks, what it measures, and its pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import box_convert, box_iou
+
+from minidetr.course import answer, exercise, require, require_tensor
+from minidetr.model import PanopticDETR
+from minidetr.plot import new_figure, picture_of
+
+# --- checks -----------------------------------------------------------------------------------------------------------------
+
+
+@exercise
+def flips(attempt: Callable[..., Any]) -> None:
+    """`attempt(before, after)`, for each image the query of each of its T segments: the share of segments that changed theirs."""
+    before = [torch.tensor([3, 1, 7, 0]), torch.tensor([2, 5]), torch.tensor([4])]
+    after = [torch.tensor([3, 7, 1, 0]), torch.tensor([2, 5]), torch.tensor([9])]
+    found = answer(attempt([x.clone() for x in before], [x.clone() for x in after]))
+    require(isinstance(found, int | float | Tensor), "the share should be a number.")
+    require(abs(float(found) - 3) > 1e-6, "that is how many changed: divide by how many segments there are.")
+    require(abs(float(found) - 4 / 7) > 1e-6, "that is the share that stayed.")
+    require(abs(float(found) - (1 / 2 + 0 + 1) / 3) > 1e-6, "each image counts the same here: let each segment count the same.")
+    require(abs(float(found) - 1 / 7) > 1e-6, "two segments that exchange their queries have both another one: compare in order.")
+    require(abs(float(found) - 3 / 7) < 1e-6, "3 of these 7 segments changed, so the share is 3/7.")
+    require(abs(float(attempt(before, before))) < 1e-6, "where nothing changes the share is 0.")
+
+
+@exercise
+def strangers(attempt: Callable[..., Any]) -> None:
+    """`attempt(groups, N)`: bool groups*N x groups*N, True where query i, of its row, may not look at query j, of its column."""
+    for groups, N in ((3, 2), (2, 5), (1, 4)):
+        found = require_tensor(attempt(groups, N), (groups * N, groups * N), "the mask")
+        require(found.dtype == torch.bool, "the mask should be of True and False: compare, don't subtract.")
+        same = torch.block_diag(*[torch.ones(N, N)] * groups).bool()
+        interleaved = torch.arange(groups * N)[:, None] % groups != torch.arange(groups * N) % groups
+        if groups > 1:
+            require(not torch.equal(found, same), "True means: may not look. That is the other way round.")
+            require(not torch.equal(found, interleaved), "the first N queries are the first group: divide by N, don't count round.")
+            require(
+                not torch.equal(found, ~torch.eye(groups * N).bool()), "each query sees but itself: its group should see it, too."
+            )
+            require(not torch.equal(found, ~same.roll(1, 0)), "the groups begin one query too late.")
+        require(torch.equal(found, ~same), "True where the two are of different groups, and nowhere else.")
+
+
+@exercise
+def hidden(attempt: Callable[..., Any]) -> None:
+    """`attempt(mask_logits N h w)`: bool N x h*w, True at the cells a query may not look at; an empty mask hides nothing."""
+    logits = torch.randn(4, 3, 5)
+    logits[2] = -logits[2].abs() - 0.1  # empty
+    found = require_tensor(attempt(logits.clone()), (4, 15), "the mask")
+    require(found.dtype == torch.bool, "the mask should be of True and False.")
+    outside = logits.flatten(1) <= 0
+    require(not torch.equal(found, ~outside), "True means: may not look. That is the other way round.")
+    require(not torch.equal(found, outside), "the third mask is empty: its query sees nothing now, and attention would be NaN.")
+    require(not found[~outside].any(), "cells inside a mask (a logit above 0) should not be hidden.")
+    require(found[[0, 1, 3]].any(), "an empty mask lets its own query look everywhere, not all of them.")
+    expected = outside & ~outside.all(1, keepdim=True)
+    require(torch.equal(found, expected), "hide where the logit is at most 0, but nothing where a mask has no cell above 0.")
+
+
+@exercise
+def culprit(attempt: Any) -> None:
+    """The number of the line that lets the model's queries see the noised truth."""
+    line = answer(attempt)
+    right = {
+        1: "line 1 puts the noised truth behind the model's N queries: rows and columns from N on are its own.",
+        2: "line 2 hides nothing yet, of as many queries as there are: a start, no leak.",
+        4: "line 4 lets every query see itself, which nothing is learned from.",
+    }
+    require(line not in right, f"{right.get(line, '')} Which rows look, and which columns are looked at?")
+    require(line == 3, "one of the lines 1 to 4.")
+
+
+# --- what is measured -------------------------------------------------------------------------------------------------------
+
+
+def cells_attended(model: PanopticDETR, images: Any) -> list[float]:
+    """To how many cells of the encoded image a query attends in each decoder layer: exp of the entropy of its weights, as a mean
+    over heads, queries and images. Weights that are all alike give the number of cells, all weight on one cell gives 1."""
+    with torch.no_grad(), watched_attention(model) as weights:
+        model.eval().detect(images)
+    return [float((-torch.xlogy(w, w).sum(-1)).exp().mean()) for w in weights]
+
+
+@contextmanager
+def watched_attention(model: PanopticDETR) -> Iterator[list[Tensor]]:
+    """The cross-attention weights B M N h*w of every decoder layer that runs inside."""
+    weights: list[Tensor] = []
+    layers: list[Any] = [layer.cross_attention for layer in model.decoder.layers]
+
+    def watch(attention: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def told(*inputs: Any, **options: Any) -> Any:
+            found = forward(*inputs, **options | {"need_weights": True, "average_attn_weights": False})
+            weights.append(found[1])
+            return found
+
+        return told
+
+    for attention in layers:
+        attention.forward = watch(attention, attention.forward)
+    try:
+        yield weights
+    finally:
+        for attention in layers:
+            del attention.forward  # the class has its own
+
+
+def found_share(boxes: Sequence[Tensor], targets: Sequence[Any]) -> float:
+    """Of all segments of the images, the share that some box (cx cy w h, K 4 for each image) overlaps by an IoU above 0.5."""
+    hits = []
+    for of_image, target in zip(boxes, targets, strict=True):
+        mine, truth = (box_convert(x, "cxcywh", "xyxy") for x in (of_image, target.boxes))
+        hits.append((box_iou(mine, truth) > 0.5).any(0))
+    return float(torch.cat(hits).float().mean())
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------------
+
+
+def curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Image.Image:
+    """For each run its values epoch by epoch, a panel for each name of a value."""
+    names = list(next(iter(runs.values())))
+    figure = new_figure(8.3, 3.2)
+    panels = figure.subplots(1, len(names))
+    for axes, name in zip(panels, names, strict=True):
+        for run, values in runs.items():
+            axes.plot(range(1, len(values[name]) + 1), values[name], marker="o", markersize=3, label=run)
+        axes.set(xlabel="epoch", ylabel=name, ylim=(0, None))
+    panels[-1].legend(fontsize="small")
+    return picture_of(figure)
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """One of the family: what it measured on COCO after `epochs` of training. `arxiv` begins with year and month."""
+
+    arxiv: str
+    name: str
+    epochs: int
+    score: float
+    measure: str  # "box AP" or "PQ"
+
+    @property
+    def year(self) -> float:
+        """When it appeared."""
+        return 2000 + int(self.arxiv[:2]) + (int(self.arxiv[2:4]) - 1) / 12
+
+
+# ResNet-50 but for EoMT. From the model zoos and README files that the lesson links to.
+FAMILY = [
+    Ancestor("2005.12872", "DETR", 500, 42.0, "box AP"),
+    Ancestor("2010.04159", "Deformable DETR, two-stage", 50, 46.9, "box AP"),
+    Ancestor("2107.06278", "MaskFormer", 300, 46.5, "PQ"),
+    Ancestor("2112.01527", "Mask2Former", 50, 51.9, "PQ"),
+    Ancestor("2203.01305", "DN-DETR", 12, 43.4, "box AP"),
+    Ancestor("2203.03605", "DINO", 12, 49.0, "box AP"),
+    Ancestor("2503.19108", "EoMT (ViT-L)", 12, 56.0, "PQ"),
+]
+
+
+def family() -> Image.Image:
+    """The family by year and epochs of training, each with what it reached."""
+    figure = new_figure(8.3, 3.6)
+    axes = figure.subplots()
+    colors = {"box AP": "tab:blue", "PQ": "tab:orange"}
+    counts: Counter[int] = Counter()
+    for one in FAMILY:
+        axes.scatter(one.year, one.epochs, color=colors[one.measure], s=40, zorder=3)
+        height = -14 if counts[one.epochs] % 2 else 5  # of those with as many epochs, every second one's name stands below
+        counts[one.epochs] += 1
+        text = f"{one.name}: {one.measure} {one.score:g}"
+        axes.annotate(text, (one.year, one.epochs), (7, height), textcoords="offset points", fontsize=8.5)
+    axes.set(yscale="log", xlabel="year", ylabel="epochs on COCO", xlim=(2020, 2026.6), ylim=(8, 800))
+    axes.set_yticks([12, 50, 300, 500], ["12", "50", "300", "500"])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    return picture_of(figure)
