@@ -14,8 +14,12 @@ from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
 from minidetr.course import answer, exercise, require, require_tensor
+from minidetr.course.figures import enlarged, titled
+from minidetr.course.trace import plain
+from minidetr.data.images import denormalise
 from minidetr.model import PanopticDETR
 from minidetr.plot import new_figure, picture_of
+from minidetr.training.matching import CostWeights, match_layers
 
 # --- checks -----------------------------------------------------------------------------------------------------------------
 
@@ -116,6 +120,25 @@ def watched_attention(model: PanopticDETR) -> Iterator[list[Tensor]]:
             del attention.forward  # the class has its own
 
 
+def answering(model: PanopticDETR, images: Any, targets: Sequence[Any]) -> tuple[list[Tensor], float]:
+    """Matched by classes and boxes: for each image the query of each of its T segments, and the mean IoU of the matched boxes."""
+    with torch.no_grad():
+        seen = model.eval().detect(images)
+    [m] = match_layers([(seen.logits, seen.boxes)], targets, CostWeights())
+    queries = []
+    for image in range(len(targets)):
+        here = m.image_index == image
+        queries.append(m.query_index[here][m.target_index[here].argsort()])
+    pairs = seen.boxes[m.image_index, m.query_index], m.select([t.boxes for t in targets])
+    mine, truth = (box_convert(boxes, "cxcywh", "xyxy") for boxes in pairs)
+    return queries, float(box_iou(mine, truth).diagonal().mean())
+
+
+def flipped(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """The share of segments whose query is another one than before, see `answering`."""
+    return float((torch.cat(list(before)) != torch.cat(list(after))).float().mean())
+
+
 def found_share(boxes: Sequence[Tensor], targets: Sequence[Any]) -> float:
     """Of all segments of the images, the share that some box (cx cy w h, K 4 for each image) overlaps by an IoU above 0.5."""
     hits = []
@@ -126,6 +149,19 @@ def found_share(boxes: Sequence[Tensor], targets: Sequence[Any]) -> float:
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------------
+
+
+def glances(picture: Tensor, rows: Mapping[str, Sequence[Tensor]]) -> Image.Image:
+    """Where a query looks after each decoder layer, a row for each model: weights h w, as light on the picture 3 H W."""
+    count = max(len(weights) for weights in rows.values())
+    figure = new_figure(1.9 * count, 2.1 * len(rows))
+    photo = denormalise(picture).permute(1, 2, 0)
+    for axes_row, (name, weights) in zip(figure.subplots(len(rows), count, squeeze=False), rows.items(), strict=True):
+        axes_row[0].set_ylabel(name, fontsize=9)
+        for number, (axes, of_cells) in enumerate(zip(axes_row, weights, strict=True), 1):
+            plain(axes, (photo * (0.15 + 0.85 * enlarged(of_cells / of_cells.max(), photo.shape[:2])[..., None])).numpy())
+            titled(axes, f"layer {number}", 9)
+    return picture_of(figure)
 
 
 def curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Image.Image:
@@ -165,7 +201,7 @@ FAMILY = [
     Ancestor("2112.01527", "Mask2Former", 50, 51.9, "PQ"),
     Ancestor("2203.01305", "DN-DETR", 12, 43.4, "box AP"),
     Ancestor("2203.03605", "DINO", 12, 49.0, "box AP"),
-    Ancestor("2503.19108", "EoMT (ViT-L)", 12, 56.0, "PQ"),
+    Ancestor("2503.19108", "EoMT (ViT-L)", 12, 58.9, "PQ"),
 ]
 
 
