@@ -51,7 +51,7 @@ def add_train(commands: Commands) -> None:
         "--queries", type=int, metavar="N", help="how many objects can be found (default: the preset's; of --from the first N)"
     )
 
-    later = parser.add_argument_group("ideas from after DETR (lesson 14)")
+    later = parser.add_argument_group("ideas from after DETR (lessons 14 and 15)")
     later.add_argument("--masks", choices=("heatmaps", "dot"), help="DETR's mask head, or dot products (default: the preset's)")
     later.add_argument(
         "--auxiliary-masks",

@@ -69,7 +69,7 @@ CASES = [pytest.param(path, name, id=f"{path.name[:2]}-{name}") for path in LESS
 
 
 def test_there_are_enough_exercises():
-    assert len(LESSONS) == 14
+    assert len(LESSONS) == 15
     assert len(CASES) >= 30
     for path in LESSONS:
         assert len(exercises(path)) >= 2, path.name
