@@ -159,7 +159,7 @@ def glances(picture: Tensor, rows: Mapping[str, Sequence[Tensor]]) -> Image.Imag
     for axes_row, (name, weights) in zip(figure.subplots(len(rows), count, squeeze=False), rows.items(), strict=True):
         axes_row[0].set_ylabel(name, fontsize=9)
         for number, (axes, of_cells) in enumerate(zip(axes_row, weights, strict=True), 1):
-            plain(axes, (photo * (0.15 + 0.85 * enlarged(of_cells / of_cells.max(), photo.shape[:2])[..., None])).numpy())
+            plain(axes, (photo * (0.15 + 0.85 * enlarged(of_cells / of_cells.max(), (len(photo), len(photo[0])))[..., None])).numpy())
             titled(axes, f"layer {number}", 9)
     return picture_of(figure)
 

@@ -90,6 +90,8 @@ def test_stages_may_be_a_text_as_on_the_command_line():
         ({"denoise": -1}, "--denoise must not be negative"),
         ({"mask_cost": -1.0}, "--mask-cost must not be negative"),
         ({"masked_attention": True, "steps": "boxes,masks"}, "--masked-attention: .*--steps joint"),
+        ({"steps": "masks", "groups": 3}, "--groups and --denoise .*--steps masks"),
+        ({"steps": "masks", "denoise": 2}, "--groups and --denoise .*--steps masks"),
         ({"queries": 0}, "--queries must be more than 0"),
         ({"scenes": 0}, "--scenes must be more than 0"),
         ({"validation_images": 0}, "--validation-images must be more than 0"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 WRONG: dict[str, list[tuple[str, str]]] = {
     "flips": [
         ("def my_flips(before, after):\n    return (torch.cat(before) != torch.cat(after)).sum()", "divide by how many"),
-        ("def my_flips(before, after):\n    return (torch.cat(before) == torch.cat(after)).float().mean()", "the share that stayed"),
         (
-            "def my_flips(before, after):\n"
-            "    return sum((b != a).float().mean() for b, a in zip(before, after)) / len(before)",
+            "def my_flips(before, after):\n    return (torch.cat(before) == torch.cat(after)).float().mean()",
+            "that stayed",
+        ),
+        (
+            "def my_flips(before, after):\n    return sum((b != a).float().mean() for b, a in zip(before, after)) / len(before)",
             "let each segment count the same",
         ),
         (
@@ -50,9 +52,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ),
         ("def my_hidden(mask_logits):\n    return mask_logits.flatten(1) <= 0", "sees nothing now"),
         (
-            "def my_hidden(mask_logits):\n"
-            "    outside = mask_logits.flatten(1) <= 0\n"
-            "    return outside & ~outside.all(1).any()",
+            "def my_hidden(mask_logits):\n    outside = mask_logits.flatten(1) <= 0\n    return outside & ~outside.all(1).any()",
             "not all of them",
         ),
     ],
