@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
@@ -159,20 +160,22 @@ def glances(picture: Tensor, rows: Mapping[str, Sequence[Tensor]]) -> Image.Imag
     for axes_row, (name, weights) in zip(figure.subplots(len(rows), count, squeeze=False), rows.items(), strict=True):
         axes_row[0].set_ylabel(name, fontsize=9)
         for number, (axes, of_cells) in enumerate(zip(axes_row, weights, strict=True), 1):
-            plain(axes, (photo * (0.15 + 0.85 * enlarged(of_cells / of_cells.max(), (len(photo), len(photo[0])))[..., None])).numpy())
+            light = enlarged(of_cells / of_cells.max(), (photo.shape[0], photo.shape[1]))[..., None]
+            plain(axes, (photo * (0.15 + 0.85 * light)).numpy())
             titled(axes, f"layer {number}", 9)
     return picture_of(figure)
 
 
 def curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Image.Image:
-    """For each run its values epoch by epoch, a panel for each name of a value."""
+    """For each run its values, shares in 0..1, epoch by epoch; a panel for each name of a value."""
     names = list(next(iter(runs.values())))
     figure = new_figure(8.3, 3.2)
     panels = figure.subplots(1, len(names))
     for axes, name in zip(panels, names, strict=True):
         for run, values in runs.items():
             axes.plot(range(1, len(values[name]) + 1), values[name], marker="o", markersize=3, label=run)
-        axes.set(xlabel="epoch", ylabel=name, ylim=(0, None))
+        axes.set(xlabel="epoch", ylabel=name, ylim=(0, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[-1].legend(fontsize="small")
     return picture_of(figure)
 
@@ -215,7 +218,7 @@ def family() -> Image.Image:
         axes.scatter(one.year, one.epochs, color=colors[one.measure], s=40, zorder=3)
         height = -14 if counts[one.epochs] % 2 else 5  # of those with as many epochs, every second one's name stands below
         counts[one.epochs] += 1
-        text = f"{one.name}: {one.measure} {one.score:g}"
+        text = f"{one.name}: {one.measure} {one.score:.1f}"
         axes.annotate(text, (one.year, one.epochs), (7, height), textcoords="offset points", fontsize=8.5)
     axes.set(yscale="log", xlabel="year", ylabel="epochs on COCO", xlim=(2020, 2026.6), ylim=(8, 800))
     axes.set_yticks([12, 50, 300, 500], ["12", "50", "300", "500"])
