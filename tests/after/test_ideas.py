@@ -153,11 +153,11 @@ def test_every_layer_s_masks_are_judged_if_asked_for(batch):
 
 
 def test_in_the_mask_step_the_pixels_train_and_nothing_else(batch):
-    objective = objective_of("masks", steps="masks")
+    objective = objective_of("masks", steps="boxes,masks", groups=2, denoise=2)
     objective(*batch)["total"].backward()
     trained = {name for name, p in objective.named_parameters() if p.grad is not None and p.grad.any()}
     assert trained and all(name.startswith("model.mask_head.") for name in trained)
-    assert "model.mask_head.laterals.2.weight" in trained
+    assert "model.mask_head.laterals.2.weight" in trained and objective.groups is None and objective.denoising is None
 
 
 def test_a_model_of_dot_masks_is_saved_and_loaded(tmp_path):
