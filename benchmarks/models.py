@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.race import Build
 from minidetr.data.batch import Batch, same_size
+from minidetr.data.images import normalise
 from minidetr.data.targets import target_from_panoptic
 from minidetr.model import PanopticDETR
 from minidetr.model.merge import kept_queries, merge
@@ -62,7 +63,8 @@ def prepare(folder: Path) -> None:
     for height, width in SIZES:
         ours = model_of(folder, height, width)
         [(group, _)] = same_size([picture(height, width)], ours.preset.short_side, ours.preset.long_side, 1)
-        scores = ours.detect(Batch.pad(group)).logits[0].softmax(-1).max(-1)[0].sort(descending=True)[0]
+        batch = Batch.pad([normalise(image) for image in group])
+        scores = ours.detect(batch).logits[0].softmax(-1).max(-1)[0].sort(descending=True)[0]
         thresholds[f"{height}x{width}"] = float(scores[KEPT - 1 : KEPT + 1].mean())
     (folder / "thresholds.json").write_text(json.dumps(thresholds))
 
@@ -151,7 +153,7 @@ def masks_ours(folder: Path, height: int, width: int, count: int) -> Build:
     model = model_of(folder, height, width)
     with torch.inference_mode():
         [(group, _)] = same_size([picture(height, width)], model.preset.short_side, model.preset.long_side, 1)
-        seen = model.detect(Batch.pad(group))
+        seen = model.detect(Batch.pad([normalise(image) for image in group]))
 
     @torch.inference_mode()
     def run() -> Tensor:
@@ -184,7 +186,7 @@ def masks_theirs(folder: Path, height: int, width: int) -> Build:
     ]
     try:
         with torch.inference_mode():
-            model(pixel_values=group[0][None])
+            model(pixel_values=normalise(group[0])[None])
     except ReachedError:
         pass
     for hook in hooks:

@@ -192,6 +192,13 @@ def read_json(path: str | Path, what: str = "a COCO-format JSON file") -> dict:
     return content
 
 
+def checked_threshold(threshold: float) -> float:
+    """A score threshold that someone gave. Raises InputError unless it is a number that lies in 0..1."""
+    if isinstance(threshold, str) or not 0 <= threshold <= 1:
+        raise InputError(f"the threshold must be a number that lies in 0..1, not {threshold!r}")
+    return threshold
+
+
 def leads_out(name: str, folder: Path | None = None) -> bool:
     """Whether a file name from a JSON is not one inside its folder: absolute, with `..`, or (in `folder`) a link to elsewhere."""
     if not name.strip("./\\") or "\0" in name or os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):

@@ -45,24 +45,30 @@ class AfterDETR(PanopticDETR):
     def detect(self, batch: Batch) -> Sightings:
         """Classes, boxes and box embeddings of all N queries, and the encoded image."""
         features, memory, position, padding = self.encode(batch)
-        masked = padding if batch.is_padded else None
-        embedding = cells = pixels = hides = None
-        if self.starts is not None:
-            starts, *cells = self.starts(memory, position, masked, self.preset.queries)
-            embedding = self.decoder.query_embedding.weight + starts  # B N d
-        if self.preset.masked_attention:
-            pixels = self.mask_head(memory, features)
-            hides = lambda x: hidden_cells(self.mask_head.of_all(x, pixels), memory.shape[-2:])  # noqa: E731
-        if embedding is None and hides is None:
-            layers = self.decoder(memory, position, masked)  # one B N d for each decoder layer
-        else:
-            layers = decode(self.decoder, memory, position, masked, embedding, hides=hides)
+        pixels = self.mask_head(memory, features) if self.preset.masked_attention else None
+        layers, cells = self.decode(memory, position, padding if batch.is_padded else None, pixels)  # one B N d for each layer
         logits, boxes = self.heads(layers[-1])  # B N C+1, B N 4
         auxiliary = [self.heads(x) for x in layers[:-1]] if self.training else []
         found = (logits, boxes, layers[-1], memory, features, padding, batch.is_padded, auxiliary)
-        return Sightings(*found, layers[:-1], pixels, tuple(cells) if cells else None)
+        return Sightings(*found, layers[:-1], pixels, cells)
 
     forward = detect
+
+    def decode(
+        self, memory: Tensor, position: Tensor, padding: Tensor | None, pixels: Tensor | None
+    ) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:
+        """The box embeddings B N d after each decoder layer; of starts, the logits and boxes of all cells. `pixels` are the pixels'
+        embeddings B c H/4 W/4, which only masked attention asks for."""
+        embedding = cells = hides = None
+        if self.starts is not None:
+            starts, *cells = self.starts(memory, position, padding, self.preset.queries)
+            embedding = self.decoder.query_embedding.weight + starts  # B N d
+        if self.preset.masked_attention:
+            hides = lambda x: hidden_cells(self.mask_head.of_all(x, pixels), memory.shape[-2:])  # noqa: E731
+        if embedding is None and hides is None:
+            return self.decoder(memory, position, padding), None
+        layers = decode(self.decoder, memory, position, padding, embedding, hides=hides)
+        return layers, tuple(cells) if cells else None
 
     def pixels(self, seen: Sightings) -> Tensor:
         """The pixel embeddings B c H/4 W/4 of what was seen, computed once."""

@@ -30,8 +30,7 @@ class Starts(nn.Module):
         scores = logits.detach().float().softmax(-1)[..., :-1].amax(-1)  # B h*w
         if padding is not None:
             scores = scores.masked_fill(padding.flatten(1), -1)
-        best = scores.topk(min(N, scores.shape[1]), dim=1).indices  # B N
-        best = best[..., None].expand(-1, -1, cells.shape[-1])
-        chosen = (cells + to_sequence(position)).detach().gather(1, best)  # B N d: the image is not bent to please the choice
-        starts = self.embed(chosen)
-        return nn.functional.pad(starts, (0, 0, 0, N - starts.shape[1])), logits, boxes
+        best = nn.functional.pad(scores, (0, N), value=-2.0).topk(N, dim=1).indices  # B N; fewer cells than queries: empty ones
+        candidates = nn.functional.pad((cells + to_sequence(position)).detach(), (0, 0, 0, N))  # the image is not bent
+        chosen = candidates.gather(1, best[..., None].expand(-1, -1, cells.shape[-1]))  # B N d
+        return self.embed(chosen), logits, boxes

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from minidetr.data.images import ImageSource, normalise, pixels_of
+from minidetr.data.images import ImageSource, pixels_of
 from minidetr.errors import InputError
 
 
@@ -89,10 +89,10 @@ def processed_size(height: int, width: int, short_side: int, long_side: int) -> 
 def same_size(
     images: Sequence[ImageSource], short_side: int, long_side: int, batch_size: int
 ) -> Iterator[tuple[list[Tensor], list[tuple[int, int]]]]:
-    """Groups of up to `batch_size` neighbours that need no padding, resized and normalised, each with their (height, width) before.
+    """Groups of up to `batch_size` neighbours that need no padding, resized, each with their (height, width) before.
 
-    `images` are photos or tensors as `pixels_of` takes them; their sizes become those of `processed_size`. Raises InputError,
-    also for a single image in place of the list.
+    `images` are photos or tensors as `pixels_of` takes them; they get the size that `processed_size` says, and are not normalised.
+    Raises InputError, also for a single image in place of the list.
     """
     shape = list(getattr(images, "shape", [1, 1, 1, 1]))  # of an array or a tensor; one of several images is as good as a list
     if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or hasattr(images, "read") or len(shape) < 4:
@@ -109,7 +109,7 @@ def same_size(
         if group and (len(group) == batch_size or resized.shape != group[0].shape):
             yield group, originals
             group, originals = [], []
-        group.append(normalise(resized))
+        group.append(resized)
         originals.append((height, width))
     if group:
         yield group, originals

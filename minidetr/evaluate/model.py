@@ -14,6 +14,7 @@ from torchvision.ops import box_convert
 
 from minidetr.data.batch import Batch, same_size
 from minidetr.data.coco import PanopticDataset
+from minidetr.data.images import normalise
 from minidetr.evaluate.detection import box_average_precision, with_boxes
 from minidetr.evaluate.panoptic_quality import PanopticQuality, QualityCounts
 from minidetr.model import PanopticDETR
@@ -106,7 +107,7 @@ def look_at(
         for index in indices:
             picture, segment_ids, segments_info = data.read(index)
             [(group, _)] = same_size([picture], model.preset.short_side, model.preset.long_side, 1)
-            batch = Batch.pad(group).to(device)
+            batch = Batch.pad([normalise(image) for image in group]).to(device)
             mask_logits = None
             with torch.inference_mode(), autocast():
                 seen = model.detect(batch)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidetr.data.batch import Batch, same_size
-from minidetr.data.images import ImageSource
+from minidetr.data.images import ImageSource, normalise
 from minidetr.errors import InputError
 from minidetr.model.backbone import Backbone, Features
 from minidetr.model.heads import PredictionHeads
@@ -25,7 +25,7 @@ from minidetr.model.mask_head import MaskHead
 from minidetr.model.merge import kept_queries, merge
 from minidetr.model.position import sine_position
 from minidetr.model.transformer import Decoder, Encoder
-from minidetr.panoptic import Category, Panoptic
+from minidetr.panoptic import Category, Panoptic, checked_threshold
 from minidetr.presets import Preset
 
 
@@ -120,15 +120,13 @@ class PanopticDETR(nn.Module):
         Up to `batch_size` neighbours are computed together where they come to the same size: no image is padded, because padding
         leaks into its neighbours' convolutions and would change the result a little. Raises InputError.
         """
-        threshold = self.preset.threshold if threshold is None else threshold
-        if isinstance(threshold, str) or not 0 <= threshold <= 1:
-            raise InputError(f"the threshold must be a number that lies in 0..1, not {threshold!r}")
+        threshold = checked_threshold(self.preset.threshold if threshold is None else threshold)
         was_training = self.training
         self.eval()
         try:
             results = []
             for group, originals in same_size(images, self.preset.short_side, self.preset.long_side, batch_size):
-                batch = Batch.pad(group).to(next(self.parameters()).device)
+                batch = Batch.pad([normalise(image) for image in group]).to(next(self.parameters()).device)
                 results += self.panoptic(self.detect(batch), batch, originals, threshold)
             return results
         finally:

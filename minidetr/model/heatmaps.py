@@ -21,7 +21,7 @@ class HeatmapAttention(nn.Module):
     def forward(self, queries: Tensor, memory: Tensor, image_index: Tensor, padding: Tensor | None = None) -> Tensor:
         """queries K d of the asked objects, memory B d h w, image_index K (0..B-1), padding B h w or None -> heatmaps K M h w."""
         B, d, h, w = memory.shape
-        K, M = len(queries), self.heads
+        K, M = queries.shape[0], self.heads
         query = self.query(queries).view(K, M, d // M) * self.scale
         key = self.key(memory.flatten(2).transpose(1, 2))  # B h*w d, once an image, however many objects it has
         key = key.view(B, h * w, M, d // M)

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minidetr.course.cost import stage_costs
 from minidetr.data.batch import Batch, same_size
+from minidetr.data.images import normalise
 from minidetr.model import PanopticDETR
 from minidetr.model.backbone import Backbone
 from minidetr.model.merge import merge
@@ -68,7 +69,7 @@ def test_segment_computes_the_kept_masks_and_no_others(tiny: PanopticDETR) -> No
         hook.remove()
     with torch.inference_mode():
         [(group, _)] = same_size([image], tiny.preset.short_side, tiny.preset.long_side, 1)
-        scores, labels = tiny.detect(Batch.pad(group)).logits[0].softmax(-1).max(-1)
+        scores, labels = tiny.detect(Batch.pad([normalise(image) for image in group])).logits[0].softmax(-1).max(-1)
     kept = [int(((scores > threshold) & (labels < len(CATEGORIES))).sum()) for threshold in (0.0, 0.5)]
     assert seen == [kept[0], kept[0], kept[1], kept[1]]
     assert len(many.segments) > len(few.segments) > 0

@@ -1,0 +1,91 @@
+"""A folder of exported graphs as a model: photos in, panoptic segmentations out, whatever engine runs the graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import minidetr
+from minidetr.data.batch import same_size
+from minidetr.data.images import ImageSource
+from minidetr.data.index import read_category
+from minidetr.errors import InputError
+from minidetr.export.graphs import Graph, kind_of
+from minidetr.model import PanopticDETR
+from minidetr.model.merge import kept_queries, merge
+from minidetr.panoptic import Panoptic, checked_threshold, read_json, write_json
+from minidetr.presets import Preset, from_plain
+
+ABOUT = "model.json"  # what a folder of graphs says of itself
+
+
+class Engine:
+    """Runs the graphs of a folder. A subclass says how one is run: `run(name, inputs)` with arrays in and out, by their names."""
+
+    def __init__(self, folder: Path):
+        about = read_json(folder / ABOUT, "what `minidetr export` wrote of a model")
+        try:
+            self.preset = from_plain(Preset, about["preset"])
+            self.categories = [read_category(entry, f"categories[{i}]") for i, entry in enumerate(about["categories"])]
+            self.kind, self.graphs = about["kind"], {name: dict(graph) for name, graph in about["graphs"].items()}
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"{folder / ABOUT}: {error!r} is missing or wrong: export the model again") from error
+        self.folder = folder
+
+    def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs of the graph `name`, by their names."""
+        raise NotImplementedError
+
+    def segment(self, images: Sequence[ImageSource], threshold: float | None = None, batch_size: int = 1) -> list[Panoptic]:
+        """As `PanopticDETR.segment`, one image after the other whatever `batch_size` says. Raises InputError."""
+        threshold = checked_threshold(self.preset.threshold if threshold is None else threshold)
+        sizes = self.preset.short_side, self.preset.long_side
+        return [
+            self.panoptic(resized, original, threshold)
+            for group, originals in same_size(images, *sizes, batch_size)
+            for resized, original in zip(group, originals, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def panoptic(self, image: Tensor, original: tuple[int, int], threshold: float) -> Panoptic:
+        """The Panoptic of one image 3 H W of the model's size (uint8, or float in 0..1), of the photo's own size `original`."""
+        if self.kind == "boxes":
+            raise InputError(f"{self.folder} is a detection model without masks: export a panoptic one")
+        pixels = (image if image.dtype == torch.uint8 else image * 255)[None].float()
+        seen = self.run("encode", {"pixels": pixels.numpy()})
+        found = self.run("decode", {name: seen[name] for name in self.graphs["decode"]["inputs"]})
+        categories = {c.id: c for c in self.categories}
+        query_index, scores, labels = kept_queries(torch.from_numpy(found["logits"]), threshold, categories)  # K each
+        masks = torch.zeros(0, 1, 1)
+        if len(query_index):  # no graph is made for K = 0: GroupNorm has nothing to average there
+            masks = torch.from_numpy(self.masks(found["queries"][query_index.numpy()], seen))
+        return merge(masks, scores, labels, categories, pixels.shape[2:], pixels.shape[2:], original)
+
+    def masks(self, queries: np.ndarray, seen: dict[str, np.ndarray]) -> np.ndarray:
+        """queries K d of the asked objects (K > 0), what `encode` gave -> mask logits K H/4 W/4."""
+        last, asked = "dot_products", {"queries": queries}
+        if self.kind == "heatmaps":
+            last, asked = "mask_head", self.run("heatmaps", asked | {"memory": seen["memory"]})
+        inputs = asked | seen
+        return self.run(last, {name: inputs[name] for name in self.graphs[last]["inputs"]})["masks"]
+
+
+def write_about(folder: Path, model: PanopticDETR, graphs: dict[str, Graph], **more: Any) -> dict:
+    """Write model.json: what an engine, a page or another program must know to use the graphs. Returns its content."""
+    about = {
+        "minidetr": minidetr.__version__,
+        "kind": kind_of(model),
+        **more,
+        "graphs": {name: {"inputs": list(g.inputs), "outputs": list(g.outputs)} for name, g in graphs.items()},
+        "preset": asdict(model.preset),
+        "num_classes": model.num_classes,
+        "categories": [category.to_json() for category in model.categories],
+    }
+    write_json(folder / ABOUT, about)
+    return about

@@ -1,0 +1,152 @@
+"""ONNX: a folder of graphs, of any image size and number of objects, and their reference inference with onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from minidetr.data.coco import whole_folder
+from minidetr.data.images import ImageSource
+from minidetr.errors import InputError
+from minidetr.export.engine import Engine, write_about
+from minidetr.export.graphs import Graph, graphs_of
+from minidetr.model import PanopticDETR
+from minidetr.panoptic import Panoptic
+
+OPSET = 20
+NEEDS = "pip install 'minidetr[onnx]' brings what exports to ONNX and runs it"
+
+
+def export(model: PanopticDETR, folder: str | Path) -> dict:
+    """Write encode.onnx, decode.onnx, heatmaps.onnx and mask_head.onnx (or dot_products.onnx), whole.onnx and model.json.
+
+    What goes in and out of each is said in `minidetr.export.graphs`, and in model.json with the model's sizes, threshold and
+    categories. Heights, widths and K have any length but K = 0. Weights that are float16 without loss are stored so: every graph
+    computes in float32. Returns model.json's content. Raises InputError without the packages, and for a folder that is not empty.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # what torch's exporter needs
+    except ImportError:
+        raise InputError(f"onnx and onnxscript are not installed: {NEEDS}") from None
+    graphs = graphs_of(model)
+    with whole_folder(empty(folder)) as part:
+        about = write_about(part, model, graphs, format="onnx", opset=OPSET)
+        for name, graph in graphs.items():
+            proto = proto_of(graph)
+            lighten(proto)
+            onnx.helper.set_model_props(proto, {"minidetr": json.dumps(about)})
+            onnx.checker.check_model(proto)
+            onnx.save_model(proto, part / f"{name}.onnx")
+    return about
+
+
+def empty(folder: str | Path) -> Path:
+    """A folder to write into. Raises InputError where something is in it, or it is a file."""
+    folder = Path(folder).resolve()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder} is there already: choose a new folder for the export")
+    return folder
+
+
+def proto_of(graph: Graph) -> Any:
+    """A graph in ONNX, computed as the module does: no norm is folded into a convolution, which would lose a little."""
+    from onnxscript import optimizer
+
+    axes = {name: dict.fromkeys(graph.changing.get(name, ()), torch.export.Dim.AUTO) for name in graph.inputs}
+    with torch.no_grad(), silence():
+        program = torch.onnx.export(
+            graph.module.eval(),
+            tuple(graph.inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=tuple(axes.values()),
+        )
+    optimizer.fold_constants(program.model, input_size_limit=64)  # sizes, types: nothing of the weights
+    optimizer.remove_unused_nodes(program.model)
+    return program.model_proto
+
+
+@contextmanager
+def silence():
+    """torch's exporter reports to the terminal what is of no use to anyone."""
+    with open(os.devnull, "w") as nowhere, warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def lighten(proto: Any) -> None:
+    """Leave out what no engine needs (where in whose Python each node was born), and store every weight that float16 holds without
+    loss in float16, with a Cast to float32 at the start of the graph."""
+    from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+    for part in (proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    inferred = shape_inference.infer_shapes(proto).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.input)}
+    kinds |= {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    casts = []
+    for tensor in proto.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if values.size > 16 and np.array_equal(half.astype(np.float32), values):
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+            casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = list(proto.graph.node)
+    for node in nodes:
+        if node.op_type == "CastLike" and kinds.get(node.input[1]):  # engines fold a Cast of a constant, but not this
+            node.CopyFrom(helper.make_node("Cast", node.input[:1], node.output, to=kinds[node.input[1]]))
+    del proto.graph.node[:]
+    proto.graph.node.extend([*casts, *nodes])
+
+
+class OnnxEngine(Engine):
+    """A folder that `export` wrote, run by onnxruntime on the CPU with as many threads as torch has.
+
+    `whole` is left alone. Raises InputError without onnxruntime, and naming the file when it is missing or damaged.
+    """
+
+    def __init__(self, folder: str | Path):
+        super().__init__(Path(folder))
+        try:
+            import onnxruntime
+        except ImportError:
+            raise InputError(f"onnxruntime is not installed: {NEEDS}") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.sessions = {}
+        for name in self.graphs:
+            if name != "whole":
+                path = self.folder / f"{name}.onnx"
+                try:
+                    self.sessions[name] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+                except Exception as error:  # onnxruntime has its own kinds of them
+                    why = str(error).splitlines()[0]
+                    raise InputError(f"{path} is missing or damaged ({why}): export the model again") from error
+
+    def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs of the graph `name`, by their names."""
+        outputs = self.graphs[name]["outputs"]
+        return dict(zip(outputs, self.sessions[name].run(outputs, inputs), strict=True))
+
+
+def run(folder: str | Path, images: Sequence[ImageSource], threshold: float | None = None) -> list[Panoptic]:
+    """A panoptic segmentation of each image by an exported model: reference inference, to compare other programs with."""
+    return OnnxEngine(folder).segment(images, threshold)
