@@ -19,7 +19,7 @@ from minidetr.errors import InputError
 from minidetr.export.graphs import Graph, kind_of
 from minidetr.model import PanopticDETR
 from minidetr.model.merge import kept_queries, merge
-from minidetr.panoptic import Panoptic, checked_threshold, read_json, write_json
+from minidetr.panoptic import Panoptic, checked_threshold, read_json
 from minidetr.presets import Preset, from_plain
 
 ABOUT = "model.json"  # what a folder of graphs says of itself
@@ -33,7 +33,8 @@ class Engine:
         try:
             self.preset = from_plain(Preset, about["preset"])
             self.categories = [read_category(entry, f"categories[{i}]") for i, entry in enumerate(about["categories"])]
-            self.kind, self.graphs = about["kind"], {name: dict(graph) for name, graph in about["graphs"].items()}
+            self.kind, self.format, self.graphs = about["kind"], about["format"], dict(about["graphs"])
+            self.parts = [name for name in self.graphs if name != "whole"]  # which is for others
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"{folder / ABOUT}: {error!r} is missing or wrong: export the model again") from error
         self.folder = folder
@@ -60,6 +61,8 @@ class Engine:
         pixels = (image if image.dtype == torch.uint8 else image * 255)[None].float()
         seen = self.run("encode", {"pixels": pixels.numpy()})
         found = self.run("decode", {name: seen[name] for name in self.graphs["decode"]["inputs"]})
+        if not np.isfinite(found["logits"]).all():
+            raise InputError(f"{type(self).__name__} computes no numbers of {self.folder} here: use another engine or float32")
         categories = {c.id: c for c in self.categories}
         query_index, scores, labels = kept_queries(torch.from_numpy(found["logits"]), threshold, categories)  # K each
         masks = torch.zeros(0, 1, 1)
@@ -76,9 +79,9 @@ class Engine:
         return self.run(last, {name: inputs[name] for name in self.graphs[last]["inputs"]})["masks"]
 
 
-def write_about(folder: Path, model: PanopticDETR, graphs: dict[str, Graph], **more: Any) -> dict:
-    """Write model.json: what an engine, a page or another program must know to use the graphs. Returns its content."""
-    about = {
+def about_model(model: PanopticDETR, graphs: dict[str, Graph], **more: Any) -> dict:
+    """What an engine, a page or another program must know to use the graphs."""
+    return {
         "minidetr": minidetr.__version__,
         "kind": kind_of(model),
         **more,
@@ -87,5 +90,11 @@ def write_about(folder: Path, model: PanopticDETR, graphs: dict[str, Graph], **m
         "num_classes": model.num_classes,
         "categories": [category.to_json() for category in model.categories],
     }
-    write_json(folder / ABOUT, about)
-    return about
+
+
+def empty(folder: str | Path) -> Path:
+    """A folder to write into. Raises InputError where something is in it, or it is a file."""
+    folder = Path(folder).resolve()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder} is there already: choose a new folder for the export")
+    return folder

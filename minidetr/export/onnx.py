@@ -16,10 +16,10 @@ import torch
 from minidetr.data.coco import whole_folder
 from minidetr.data.images import ImageSource
 from minidetr.errors import InputError
-from minidetr.export.engine import Engine, write_about
+from minidetr.export.engine import ABOUT, Engine, about_model, empty
 from minidetr.export.graphs import Graph, graphs_of
 from minidetr.model import PanopticDETR
-from minidetr.panoptic import Panoptic
+from minidetr.panoptic import Panoptic, write_json
 
 OPSET = 20
 NEEDS = "pip install 'minidetr[onnx]' brings what exports to ONNX and runs it"
@@ -39,22 +39,15 @@ def export(model: PanopticDETR, folder: str | Path) -> dict:
         raise InputError(f"onnx and onnxscript are not installed: {NEEDS}") from None
     graphs = graphs_of(model)
     with whole_folder(empty(folder)) as part:
-        about = write_about(part, model, graphs, format="onnx", opset=OPSET)
+        about = about_model(model, graphs, format="onnx", opset=OPSET)
         for name, graph in graphs.items():
             proto = proto_of(graph)
             lighten(proto)
             onnx.helper.set_model_props(proto, {"minidetr": json.dumps(about)})
             onnx.checker.check_model(proto)
             onnx.save_model(proto, part / f"{name}.onnx")
+        write_json(part / ABOUT, about)
     return about
-
-
-def empty(folder: str | Path) -> Path:
-    """A folder to write into. Raises InputError where something is in it, or it is a file."""
-    folder = Path(folder).resolve()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"{folder} is there already: choose a new folder for the export")
-    return folder
 
 
 def proto_of(graph: Graph) -> Any:
@@ -132,14 +125,13 @@ class OnnxEngine(Engine):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         self.sessions = {}
-        for name in self.graphs:
-            if name != "whole":
-                path = self.folder / f"{name}.onnx"
-                try:
-                    self.sessions[name] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-                except Exception as error:  # onnxruntime has its own kinds of them
-                    why = str(error).splitlines()[0]
-                    raise InputError(f"{path} is missing or damaged ({why}): export the model again") from error
+        for name in self.parts:
+            path = self.folder / f"{name}.onnx"
+            try:
+                self.sessions[name] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # onnxruntime has its own kinds of them
+                why = str(error).splitlines()[0]
+                raise InputError(f"{path} is missing or damaged ({why}): export the model again") from error
 
     def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of the graph `name`, by their names."""
