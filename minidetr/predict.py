@@ -6,15 +6,17 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from minidetr.data.coco import whole_folder
-from minidetr.data.images import read_image
+from minidetr.data.images import ImageSource, read_image
 from minidetr.data.names import png_names
 from minidetr.data.photos import check_names, image_ids
 from minidetr.errors import InputError
@@ -68,10 +70,19 @@ def load_model(
     return PanopticDETR.from_pretrained(name_or_path, preset, categories).to(chosen).eval()
 
 
+class Segmenter(Protocol):
+    """What segments photos: a PanopticDETR, or another engine that runs one."""
+
+    categories: list[Category]
+
+    def segment(self, images: Sequence[ImageSource], threshold: float | None = None, batch_size: int = 1) -> list[Panoptic]:
+        """As `PanopticDETR.segment`."""
+
+
 def segment_into(
     folder: Path,
     photos: Mapping[str, Path],
-    model: PanopticDETR,
+    model: Segmenter,
     threshold: float | None = None,
     batch_size: int = 1,
     precision: str = "float32",
@@ -80,12 +91,14 @@ def segment_into(
     """Segment photos and write FOLDER/panoptic.json, FOLDER/panoptic/*.png (RGB-coded ids) and FOLDER/overlays/*.png.
 
     `photos` by their names, as in `Photos.files`: "south/001.jpg" is written as panoptic/south/001.png. `threshold` is a score in
-    0..1 (None: the model's own); `precision` is "float32" or "bfloat16"; `say` gets a line for each photo. Returns the seconds
-    that the model took for all of them, without reading and writing files. Raises InputError, before any work, for a photo
+    0..1 (None: the model's own); `precision` is a PanopticDETR's, "float32" or "bfloat16" (other engines have their own); `say`
+    gets a line for each photo. Returns the seconds that the model took for all of them, without reading and writing files. Raises InputError, before any work, for a photo
     whose name is too long.
     """
     check_names(photos, folder)
-    device = next(model.parameters()).device
+    autocast: Callable[[], AbstractContextManager] = nullcontext
+    if isinstance(model, PanopticDETR) and precision == "bfloat16":
+        autocast = partial(torch.autocast, next(model.parameters()).device.type, torch.bfloat16)
     images: list[dict] = []
     annotations: list[dict] = []
     seconds = 0.0
@@ -96,7 +109,7 @@ def segment_into(
             group = entries[start : start + batch_size]
             pictures = [read_image(photos[name]) for _, name, _ in group]
             began = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            with autocast():
                 results = model.segment(pictures, threshold, batch_size)  # their ids are on the CPU: the GPU has finished
             seconds += time.perf_counter() - began
             for (number, name, png), picture, panoptic in zip(group, pictures, results, strict=True):

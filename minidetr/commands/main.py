@@ -21,6 +21,7 @@ from minidetr.commands.arguments import add_debug
 from minidetr.commands.data import add_data
 from minidetr.commands.demo import add_demo
 from minidetr.commands.evaluate import add_evaluate
+from minidetr.commands.export import add_export
 from minidetr.commands.predict import add_predict
 from minidetr.commands.scenes import add_scenes
 from minidetr.commands.train import add_train
@@ -103,4 +104,4 @@ class ShowVersion(argparse.Action):
         parser.exit()
 
 
-COMMANDS = (add_predict, add_evaluate, add_train, add_data, add_scenes, add_demo)
+COMMANDS = (add_predict, add_evaluate, add_train, add_export, add_data, add_scenes, add_demo)

@@ -23,19 +23,26 @@ def add_predict(commands: Commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in DIR")
     add_model_options(parser)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="default: float32")
+    parser.add_argument(
+        "--engine", choices=("torch", "onnx", "openvino", "auto"), help="what computes (default: torch; of an export, its own)"
+    )
 
 
 def run_predict(arguments: Arguments) -> None:
     """Check everything the user gave before any work, then segment."""
     from minidetr.data.photos import check_photos, find_photos
-    from minidetr.predict import load_model, output_folder, segment_into
+    from minidetr.export.engines import load_engine
+    from minidetr.predict import output_folder, segment_into
 
     photos = find_photos(arguments.photos)
     with output_folder(arguments.output, overwrite=arguments.overwrite, inputs=photos.files.values()) as part:
         photos = check_photos(photos)
-        model = load_model(arguments.model, arguments.device, arguments.preset, arguments.categories)
+        number = len(photos.files)
+        loading = (arguments.model, arguments.engine, arguments.device, arguments.preset, arguments.categories)
+        model, by = load_engine(*loading, precision=arguments.precision, photos=number)
+        if by:
+            say(f"by {by}")
         segment_into(part, photos.files, model, arguments.threshold, arguments.batch_size, arguments.precision, say=say)
-    number = len(photos.files)
     print(f"{number} photo{'s' * (number > 1)} -> {arguments.output} (panoptic.json, panoptic/, overlays/)")
     if line := photos.left_out_line():
         print(line)

@@ -68,7 +68,8 @@ class Engine:
         masks = torch.zeros(0, 1, 1)
         if len(query_index):  # no graph is made for K = 0: GroupNorm has nothing to average there
             masks = torch.from_numpy(self.masks(found["queries"][query_index.numpy()], seen))
-        return merge(masks, scores, labels, categories, pixels.shape[2:], pixels.shape[2:], original)
+        size = (pixels.shape[2], pixels.shape[3])
+        return merge(masks, scores, labels, categories, size, size, original)
 
     def masks(self, queries: np.ndarray, seen: dict[str, np.ndarray]) -> np.ndarray:
         """queries K d of the asked objects (K > 0), what `encode` gave -> mask logits K H/4 W/4."""

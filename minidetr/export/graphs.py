@@ -43,6 +43,8 @@ class Encode(nn.Module):
         self.model = model
         self.register_buffer("mean", 255 * torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(STD)[:, None, None], persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         H, W = pixels.shape[2:]
@@ -121,6 +123,7 @@ class Whole(nn.Module):
         known = torch.zeros(model.num_classes + 1)
         known[[category.id for category in model.categories]] = 1  # neither "no object" nor a gap in the ids
         self.register_buffer("known", known, persistent=False)
+        self.known: Tensor
 
     def forward(self, pixels: Tensor, ranks: Tensor | None = None) -> tuple[Tensor, ...]:
         memory, position, *features = self.encode(pixels)

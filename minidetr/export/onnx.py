@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
 
+from minidetr.data.batch import same_size
 from minidetr.data.coco import whole_folder
 from minidetr.data.images import ImageSource
 from minidetr.errors import InputError
 from minidetr.export.engine import ABOUT, Engine, about_model, empty
 from minidetr.export.graphs import Graph, graphs_of
+from minidetr.export.int8 import quantised
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import Panoptic, write_json
 
@@ -25,12 +28,13 @@ OPSET = 20
 NEEDS = "pip install 'minidetr[onnx]' brings what exports to ONNX and runs it"
 
 
-def export(model: PanopticDETR, folder: str | Path) -> dict:
+def export(model: PanopticDETR, folder: str | Path, int8: Sequence[ImageSource] | None = None) -> float | None:
     """Write encode.onnx, decode.onnx, heatmaps.onnx and mask_head.onnx (or dot_products.onnx), whole.onnx and model.json.
 
     What goes in and out of each is said in `minidetr.export.graphs`, and in model.json with the model's sizes, threshold and
     categories. Heights, widths and K have any length but K = 0. Weights that are float16 without loss are stored so: every graph
-    computes in float32. Returns model.json's content. Raises InputError without the packages, and for a folder that is not empty.
+    computes in float32. With photos `int8` the convolutions are in int8 with ranges as on those; returned is then the share of
+    their pixels that get the same class as in float32. Raises InputError without the packages, and for a folder that is not empty.
     """
     try:
         import onnx
@@ -39,15 +43,51 @@ def export(model: PanopticDETR, folder: str | Path) -> dict:
         raise InputError(f"onnx and onnxscript are not installed: {NEEDS}") from None
     graphs = graphs_of(model)
     with whole_folder(empty(folder)) as part:
-        about = about_model(model, graphs, format="onnx", opset=OPSET)
+        about = about_model(model, graphs, format="onnx", opset=OPSET, convolutions="float32" if int8 is None else "int8")
+        seen = samples(model, graphs, int8 or ())
         for name, graph in graphs.items():
             proto = proto_of(graph)
+            if seen[name]:
+                proto = quantised(proto, seen[name])
             lighten(proto)
             onnx.helper.set_model_props(proto, {"minidetr": json.dumps(about)})
             onnx.checker.check_model(proto)
             onnx.save_model(proto, part / f"{name}.onnx")
         write_json(part / ABOUT, about)
-    return about
+        return None if int8 is None else mean(agreements(model, OnnxEngine(part), int8))
+
+
+def samples(model: PanopticDETR, graphs: dict[str, Graph], images: Sequence[ImageSource]) -> dict[str, list]:
+    """What goes into each graph with convolutions when `images` are segmented; K are the queries of the highest scores."""
+    found: dict[str, list] = {name: [] for name in graphs}
+    with torch.inference_mode():
+        for group, _ in same_size(images, model.preset.short_side, model.preset.long_side, 1):
+            given = {"pixels": group[0][None].float(), "ranks": torch.arange(min(8, model.preset.queries))}
+            for name in ("encode", "decode", "heatmaps", "mask_head", "whole"):
+                if name in graphs:
+                    inputs = {key: given[key] for key in graphs[name].inputs}
+                    outputs = graphs[name].module(*inputs.values())
+                    given |= dict(zip(graphs[name].outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
+                    if name == "decode":
+                        best = given["logits"].softmax(-1)[:, :-1].amax(-1).argsort(descending=True)
+                        given["queries"] = given["queries"][best[: len(given["ranks"])]]
+                    if name in ("encode", "mask_head", "whole"):
+                        found[name].append({key: value.numpy() for key, value in inputs.items()})
+    return found
+
+
+def agreements(model: PanopticDETR, engine: Engine, images: Sequence[ImageSource]) -> Iterator[float]:
+    """The share of each image's pixels to which the model and an engine give the same class."""
+    for image in images:
+        ours, theirs = (classes_of(segmenter.segment([image])[0]) for segmenter in (model, engine))
+        yield float(np.mean(ours == theirs))
+
+
+def classes_of(panoptic: Panoptic) -> np.ndarray:
+    """The category id of each pixel H W, -1 where there is no segment."""
+    of_segment = np.full(len(panoptic.segments) + 1, -1)
+    of_segment[[segment.id for segment in panoptic.segments]] = [segment.category_id for segment in panoptic.segments]
+    return of_segment[panoptic.segment_ids]
 
 
 def proto_of(graph: Graph) -> Any:
@@ -56,7 +96,7 @@ def proto_of(graph: Graph) -> Any:
 
     axes = {name: dict.fromkeys(graph.changing.get(name, ()), torch.export.Dim.AUTO) for name in graph.inputs}
     with torch.no_grad(), silence():
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             graph.module.eval(),
             tuple(graph.inputs.values()),
             dynamo=True,

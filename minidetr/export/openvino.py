@@ -14,25 +14,25 @@ from minidetr.errors import InputError
 from minidetr.export import onnx
 from minidetr.export.engine import ABOUT, Engine, empty
 from minidetr.model import PanopticDETR
-from minidetr.panoptic import write_json
+from minidetr.panoptic import read_json, write_json
 
 NEEDS = "pip install 'minidetr[openvino]' brings it"
 
 
-def export(model: PanopticDETR, folder: str | Path) -> dict:
-    """Write the graphs of `minidetr.export.onnx.export` as NAME.xml and NAME.bin, and model.json; returns the latter's content.
+def export(model: PanopticDETR, folder: str | Path) -> None:
+    """Write the graphs of `minidetr.export.onnx.export` as NAME.xml and NAME.bin, and model.json.
 
     All weights are float32. Raises InputError as that does, and without openvino.
     """
     openvino = imported()
     folder = empty(folder)
     with whole_folder(folder) as part, tempfile.TemporaryDirectory() as temporary:
-        about = onnx.export(model, Path(temporary) / "onnx")
+        onnx.export(model, Path(temporary) / "onnx")
+        about = read_json(Path(temporary) / "onnx" / ABOUT)
         for name in about["graphs"]:
             graph = openvino.convert_model(Path(temporary) / "onnx" / f"{name}.onnx")
             openvino.save_model(unmerged(graph), part / f"{name}.xml", compress_to_fp16=False)
         write_json(part / ABOUT, about | {"format": "openvino"})
-    return about | {"format": "openvino"}
 
 
 class OpenvinoEngine(Engine):
@@ -76,9 +76,10 @@ def unmerged(graph: Any) -> Any:
         if node.get_type_name() == "Add" and all(value.partial_shape.rank == 4 for value in node.input_values()):
             one, many = sorted(node.input_values(), key=lambda value: value.partial_shape[0].is_dynamic)
             if one.get_node().get_type_name() == "Add" and one.partial_shape[0] == 1 and many.partial_shape[0].is_dynamic:
-                K = opset8.gather(opset8.shape_of(many), np.int64([0]), np.int64(0))
+                K = opset8.gather(opset8.shape_of(many), np.array([0]), np.int64(0))
                 copies = opset8.gather(one, opset8.broadcast(np.int64(0), K), np.int64(0))
-                node.input([v.get_node() for v in node.input_values()].index(one.get_node())).replace_source_output(copies.output(0))
+                place = [value.get_node() for value in node.input_values()].index(one.get_node())
+                node.input(place).replace_source_output(copies.output(0))
     return graph
 
 

@@ -55,9 +55,10 @@ RESNETS: dict[str, dict[str, Any]] = {
 def export(model: PanopticDETR, folder: str | Path) -> None:
     """Write model.safetensors, config.json with the classes' names in `id2label`, and preprocessor_config.json.
 
-    What is stuff, `transformers` is told at each call: `post_process_panoptic_segmentation(..., label_ids_to_fuse=IDS)`; config.json
-    keeps the ids as `stuff_ids`. A model with a dilated last stage (DC5) needs timm there. Raises InputError for a model that
-    `transformers` has no DETR of (ideas from after DETR, other backbones, a mask head of other widths) and a folder that is not empty.
+    What is stuff, `transformers` is told at each call: `post_process_panoptic_segmentation(..., label_ids_to_fuse=IDS)`;
+    config.json keeps the ids as `stuff_ids`. A model with a dilated last stage (DC5) needs timm there. Raises InputError for a
+    model that `transformers` has no DETR of (ideas from after DETR, other backbones, a mask head of other widths) and for a folder
+    that is not empty.
     """
     refuse_after(model, "transformers")
     refuse_unlike(model.preset)

@@ -1,0 +1,85 @@
+"""Which engine runs a model: PyTorch, or onnxruntime or OpenVINO on graphs exported before or now."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import rmtree
+
+import torch
+
+from minidetr.errors import InputError
+from minidetr.export import onnx, openvino
+from minidetr.export.engine import ABOUT, Engine
+from minidetr.model import PanopticDETR
+from minidetr.panoptic import read_json
+from minidetr.predict import load_model
+
+ENGINES = ("torch", "onnx", "openvino", "auto")
+PHOTOS_WORTH_IT = 100  # so many photos repay the export, which takes half a minute
+
+
+def load_engine(
+    name_or_path: str,
+    engine: str | None = None,
+    device: str | None = None,
+    preset: str | None = None,
+    categories: str | None = None,
+    precision: str = "float32",
+    photos: int = 1,
+) -> tuple[PanopticDETR | Engine, str]:
+    """What segments photos by a model, and a line that says what that is ("" for PyTorch, as ever).
+
+    `name_or_path` is a folder that `minidetr export` wrote for onnx or openvino, or what `load_model` takes, as are `device`,
+    `preset` and `categories`. `engine` is one of ENGINES; None takes that of the folder, or PyTorch. "auto" is the fastest that is
+    here: PyTorch on a GPU, or where the model is yet to be exported and `photos` are few; else OpenVINO, then onnxruntime.
+    `precision` is "float32" or "bfloat16". Raises InputError.
+    """
+    folder = Path(name_or_path)
+    exported = read_json(folder / ABOUT).get("format") if (folder / ABOUT).is_file() else None
+    if engine == "auto":
+        engine = fastest(device, exported, photos)
+    engine = engine or exported or "torch"
+    if engine == "torch":
+        if exported:
+            raise InputError(f"{folder} is an export for {exported}: run it with --engine onnx or openvino, or give the weights")
+        return load_model(name_or_path, device, preset, categories), ""
+    if device not in (None, "cpu"):
+        raise InputError(f"--engine {engine} computes on the CPU: leave out --device {device}, or --engine")
+    if exported:
+        if (preset, categories) != (None, None):
+            raise InputError(f"{folder} is an export, which holds its sizes and classes: leave out --preset and --categories")
+        return opened(folder, engine, precision), f"{engine}, {precision}"
+    began = time.monotonic()
+    temporary = Path(tempfile.mkdtemp(prefix="minidetr-"))
+    try:
+        {"onnx": onnx, "openvino": openvino}[engine].export(load_model(name_or_path, "cpu", preset, categories), temporary)
+        found = opened(temporary, engine, precision)
+    finally:
+        rmtree(temporary, ignore_errors=True)  # it is in memory now
+    seconds = time.monotonic() - began
+    return (
+        found,
+        f"{engine}, {precision}; made ready in {seconds:.0f} s, which `minidetr export {name_or_path} --to {engine}` saves",
+    )
+
+
+def opened(folder: Path, engine: str, precision: str) -> Engine:
+    """An exported folder in an engine. Raises InputError for a format or a precision that it does not run."""
+    if engine == "openvino":
+        return openvino.OpenvinoEngine(folder, precision)
+    if precision != "float32":
+        raise InputError("onnxruntime computes in float32 on a CPU: leave out --precision, or take --engine openvino")
+    return onnx.OnnxEngine(folder)
+
+
+def fastest(device: str | None, exported: str | None, photos: int) -> str:
+    """The engine that segments `photos` soonest."""
+    on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
+    if not exported and (on_gpu or photos < PHOTOS_WORTH_IT):
+        return "torch"
+    if find_spec("openvino") is not None:
+        return "openvino"
+    return "onnx" if exported or find_spec("onnxruntime") is not None else "torch"
