@@ -2,9 +2,11 @@
 
     python -m benchmarks.after                            # every row with seeds 0, 1, 2: six minutes each, on two cores
     python -m benchmarks.after --rows plain dot-pixels --seeds 3
+    python -m benchmarks.after --passes 2                 # 1,000 iterations each instead, however long they take
     python -m benchmarks.after --table                    # nothing is run: the table and the figure of what was measured
 
-Rows run in turns, seed after seed, so that a machine that slows down slows all of them. Everything measured is kept in
+Rows run in turns, seed after seed, so that a machine that slows down slows all of them; passes over the 8,000 scenes do not depend
+on the machine, but some rows' iterations take longer. Everything measured is kept in
 benchmarks/after.json; from it come the table in benchmarks/RESULTS.md and the curves in benchmarks/after.png.
 """
 
@@ -53,17 +55,18 @@ ROWS = {  # name -> (what it is, its options)
 }
 
 
-def measure(row: str, seed: int, minutes: float, folder: Path, processes: int) -> dict:
-    """Train a row with a seed; its scores over the minutes, the last ones at the end."""
+def measure(row: str, seed: int, how_long: dict, folder: Path, processes: int) -> dict:
+    """Train a row with a seed for {"minutes": m} or {"passes": p}; its scores on the way, the last ones at the end."""
     shutil.rmtree(folder, ignore_errors=True)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-    command = [*(launch if processes > 1 else [sys.executable]), "-m", "minidetr", "train", "--minutes", str(minutes)]
+    command = [*(launch if processes > 1 else [sys.executable]), "-m", "minidetr", "train"]
+    command += [part for option, value in how_long.items() for part in (f"--{option.replace('passes', 'epochs')}", str(value))]
     command += [*COMMON.split(), *ROWS[row][1].split(), "--seed", str(seed), "--output", str(folder)]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     with (folder / "scores.csv").open(newline="") as file:
         scores = [{k: float(v) for k, v in entry.items() if k != "measured on"} for entry in csv.DictReader(file)]
     shutil.rmtree(folder)
-    about = {"row": row, "seed": seed, "minutes": minutes, "processes": processes}
+    about = {"row": row, "seed": seed, **how_long, "processes": processes}
     return about | {"date": date.today().isoformat(), "machine": machine(), "scores": scores}
 
 
@@ -74,9 +77,10 @@ def tables(measured: list[dict]) -> str:
     return "\n\n".join([*parts, f"![PQ over the minutes]({PICTURE.name})"])
 
 
-def length(one: dict) -> tuple[float, int]:
-    """How long a run took on how many processes: what two runs that are compared have in common."""
-    return one["minutes"], one["processes"]
+def length(one: dict) -> tuple[str, float, int]:
+    """How long a run was on how many processes: what two runs that are compared have in common."""
+    unit = "minutes" if "minutes" in one else "passes"
+    return unit, one[unit], one["processes"]
 
 
 def what(one: dict) -> tuple:
@@ -84,7 +88,7 @@ def what(one: dict) -> tuple:
     return one["row"], one["seed"], *length(one)
 
 
-def section(measured: list[dict], minutes: float, processes: int) -> str:
+def section(measured: list[dict], unit: str, number: float, processes: int) -> str:
     """Runs of one length as a table: of each row the mean over its seeds, with the lowest and the highest."""
     of_rows: dict[str, list[dict]] = defaultdict(list)
     for one in measured:
@@ -93,7 +97,7 @@ def section(measured: list[dict], minutes: float, processes: int) -> str:
     on = f"{'; '.join(sorted({one['machine'] for one in measured}))}; {' to '.join(dict.fromkeys((days[0], days[-1])))}"
     of_one_thread = f"{processes} process{'es' * (processes != 1)} of one thread"
     lines = [
-        f"## After DETR: from nothing in {minutes:g} minutes",
+        f"## After DETR: from nothing in {number:g} {unit}{' over 8,000 scenes' * (unit == 'passes')}",
         "",
         f"`python -m benchmarks.after`: {on}; {of_one_thread}, 128 pixels, 100 validation scenes.",
         "PQ is the mean over the seeds (lowest to highest); differences under 2 are noise.",
@@ -114,6 +118,7 @@ def section(measured: list[dict], minutes: float, processes: int) -> str:
 def draw(measured: list[dict]) -> None:
     """PQ over the minutes, the mean of each row's seeds, into benchmarks/after.png: of the length that most runs have."""
     usual = Counter(map(length, measured)).most_common(1)[0][0]
+    unit = usual[0]
     measured = [one for one in measured if length(one) == usual]
     figure = new_figure(8.3, 4.2)
     axes = figure.subplots()
@@ -122,13 +127,13 @@ def draw(measured: list[dict]) -> None:
         if not runs:
             continue
         curves = [
-            [(0.0, 0.0)] + [(one["minutes"] * s["iteration"] / one["scores"][-1]["iteration"], s["PQ"]) for s in one["scores"]]
+            [(0.0, 0.0)] + [(one[unit] * s["iteration"] / one["scores"][-1]["iteration"], s["PQ"]) for s in one["scores"]]
             for one in runs
         ]
         count = min(len(curve) for curve in curves)
         points = [tuple(mean(curve[i if i < count - 1 else -1][axis] for curve in curves) for axis in (0, 1)) for i in range(count)]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=row)
-    axes.set(xlabel="minutes", ylabel="PQ on 100 validation scenes", ylim=(0, None), xlim=(0, None))
+    axes.set(xlabel=unit, ylabel="PQ on 100 validation scenes", ylim=(0, None), xlim=(0, None))
     axes.legend(fontsize="small", ncols=2)
     with whole_file(PICTURE) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
@@ -140,6 +145,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--passes", type=int, help="over the 8,000 scenes, instead of minutes")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("runs/after"), help="where each run is made, and left no trace of")
     parser.add_argument("--table", action="store_true", help="run nothing")
@@ -147,7 +153,8 @@ def main() -> None:
     measured = json.loads(MEASURED.read_text()) if MEASURED.is_file() else []
     for seed in arguments.seeds if not arguments.table else []:
         for row in arguments.rows:
-            one = measure(row, seed, arguments.minutes, arguments.output, arguments.processes)
+            how_long = {"passes": arguments.passes} if arguments.passes else {"minutes": arguments.minutes}
+            one = measure(row, seed, how_long, arguments.output, arguments.processes)
             measured = [old for old in measured if what(old) != what(one)] + [one]
             MEASURED.write_text(json.dumps(measured, indent=1) + "\n")
             print(f"{row}, seed {seed}: PQ {one['scores'][-1]['PQ']:.1f}", flush=True)

@@ -92,8 +92,8 @@ def segment_into(
 
     `photos` by their names, as in `Photos.files`: "south/001.jpg" is written as panoptic/south/001.png. `threshold` is a score in
     0..1 (None: the model's own); `precision` is a PanopticDETR's, "float32" or "bfloat16" (other engines have their own); `say`
-    gets a line for each photo. Returns the seconds that the model took for all of them, without reading and writing files. Raises InputError, before any work, for a photo
-    whose name is too long.
+    gets a line for each photo. Returns the seconds that the model took for all of them, without reading and writing files. Raises
+    InputError, before any work, for a photo whose name is too long.
     """
     check_names(photos, folder)
     autocast: Callable[[], AbstractContextManager] = nullcontext

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from minidetr.commands.app import add_app
 from minidetr.commands.arguments import add_debug
 from minidetr.commands.data import add_data
 from minidetr.commands.demo import add_demo
@@ -104,4 +105,4 @@ class ShowVersion(argparse.Action):
         parser.exit()
 
 
-COMMANDS = (add_predict, add_evaluate, add_train, add_export, add_data, add_scenes, add_demo)
+COMMANDS = (add_predict, add_evaluate, add_train, add_export, add_app, add_data, add_scenes, add_demo)

@@ -38,7 +38,7 @@ def load_engine(
     `precision` is "float32" or "bfloat16". Raises InputError.
     """
     folder = Path(name_or_path)
-    exported = read_json(folder / ABOUT).get("format") if (folder / ABOUT).is_file() else None
+    exported = read_json(folder / ABOUT).get("format", "onnx") if (folder / ABOUT).is_file() else None
     if engine == "auto":
         engine = fastest(device, exported, photos)
     engine = engine or exported or "torch"

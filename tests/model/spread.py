@@ -39,7 +39,7 @@ def drawn(key: str, noise: Tensor, width: int) -> Tensor:
         return 0.1 * noise
     if "query" in key and "embedding" in key:
         return noise
-    if noise.ndim == 1:
+    if noise.ndim <= 1:
         last_of_block = re.search(r"bn3\.|layer\.2\.normalization\.", key)
         return (0.25 if last_of_block else 1.0) * (1 + 0.1 * noise) if key.endswith("weight") else 0.05 * noise
     if re.search(r"input_projection|backbone\.projection", key):
