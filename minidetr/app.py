@@ -40,14 +40,16 @@ class Look:
     """A photo H W and what a model saw in it: K kept queries, their classes, mask logits, and heatmaps (None: it makes none)."""
 
     photo: np.ndarray  # H W 3
+    overlay: np.ndarray  # H' W' 3, with labels and a legend below; a small photo is shown enlarged
     panoptic: Panoptic
     labels: Tensor  # K
     masks: Tensor  # K H/4 W/4 of the size that the model works at
     heatmaps: Tensor | None  # K M h w
 
     def at(self, x: int, y: int) -> tuple[Segment, int] | None:
-        """The segment at a pixel of the photo, and which of the K queries made it there; None where there is none."""
+        """The segment at a pixel of the overlay, and which of the K queries made it there; None where there is none."""
         height, width = self.panoptic.segment_ids.shape
+        x, y = (place * width // self.overlay.shape[1] for place in (x, y))  # of the photo, where it isn't the legend below
         if not (0 <= x < width and 0 <= y < height and self.panoptic.segment_ids[y, x]):
             return None
         segment = next(s for s in self.panoptic.segments if s.id == self.panoptic.segment_ids[y, x])
@@ -71,7 +73,8 @@ def look(model: PanopticDETR, image: Image.Image, threshold: float) -> Look:
     panoptic = merge(masks, scores, labels, categories, batch.size, batch.size, (photo.height, photo.width))
     has_heatmaps = model.preset.pixel_width is None and len(labels)
     heatmaps = model.heatmaps(seen, torch.zeros_like(query_index), query_index).cpu() if has_heatmaps else None
-    return Look(np.asarray(photo), panoptic, labels.cpu(), masks.cpu(), heatmaps)
+    overlay = labelled_overlay(np.asarray(photo), panoptic, model.categories)
+    return Look(np.asarray(photo), overlay, panoptic, labels.cpu(), masks.cpu(), heatmaps)
 
 
 def rows(found: Look, model: PanopticDETR) -> list[list[Any]]:
@@ -118,7 +121,7 @@ def build(name_or_path: str, device: str | None = None) -> Any:
             found = look(model, photo, threshold)
         except InputError as error:
             raise gradio.Error(str(error)) from None
-        return labelled_overlay(found.photo, found.panoptic, model.categories), rows(found, model), found, None
+        return found.overlay, rows(found, model), found, None
 
     def click(found: Look | None, event: gradio.SelectData) -> Image.Image | None:
         """A click into the overlay -> the heatmaps of the query that made the segment there."""
