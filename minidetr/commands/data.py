@@ -107,7 +107,12 @@ def add_label_stuff(commands: Commands) -> None:
     )
     parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a photo, or a folder with subfolders")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write, new or empty")
-    parser.add_argument("--weights", required=True, metavar="NAME", help="detr-r101-panoptic, ..., tiny, or a file or run")
+    parser.add_argument(
+        "--weights",
+        required=True,
+        metavar="NAME",
+        help="detr-r101-panoptic, ..., tiny, a file or run; or transformers:FOLDER-OR-NAME, a panoptic model of that library",
+    )
     parser.add_argument(
         "--map", type=Path, metavar="FILE.toml", help="which of its classes are which stuff (default: COCO's 53 into 15 and misc)"
     )
@@ -117,11 +122,18 @@ def add_label_stuff(commands: Commands) -> None:
 
 def run_label_stuff(arguments: Arguments) -> None:
     """Label, then say how much of the photos each class covers."""
-    from minidetr.curate.label_stuff import EXAMPLE, StuffMapping, label_stuff
+    from minidetr.curate.foreign import PREFIX, TransformersModel
+    from minidetr.curate.label_stuff import EXAMPLE, PanopticModel, StuffMapping, label_stuff
     from minidetr.predict import load_model
 
     mapping = StuffMapping.read(arguments.map or EXAMPLE)
-    model = load_model(arguments.weights, arguments.device, arguments.preset, arguments.categories)
+    model: PanopticModel
+    if arguments.weights.startswith(PREFIX):
+        if (arguments.preset, arguments.categories) != (None, None):
+            raise InputError(f"{arguments.weights} says itself what it is: leave out --preset and --categories")
+        model = TransformersModel(arguments.weights.removeprefix(PREFIX), arguments.device)
+    else:
+        model = load_model(arguments.weights, arguments.device, arguments.preset, arguments.categories)
     told: list[str] = []
     shares = label_stuff(
         [arguments.photos],
