@@ -158,7 +158,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.ndim == 2 and "class" in name:
-                value.mul_(40)  # so that the query is sure of something
+                value.mul_(4000)  # so that the query is sure of something
             if value.ndim == 1 and "class" in name:
                 value[-1] = -100  # but not of "no object"
     model.save_pretrained(path)
