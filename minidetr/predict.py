@@ -97,7 +97,7 @@ def segment_into(
     """
     check_names(photos, folder)
     autocast: Callable[[], AbstractContextManager] = nullcontext
-    if isinstance(model, PanopticDETR) and precision == "bfloat16":
+    if isinstance(model, torch.nn.Module) and precision == "bfloat16":
         autocast = partial(torch.autocast, next(model.parameters()).device.type, torch.bfloat16)
     images: list[dict] = []
     annotations: list[dict] = []

@@ -65,10 +65,31 @@ def test_every_package_imported_is_declared(pyproject: dict) -> None:
     everywhere, course = set((ROOT / "minidetr").rglob("*.py")), set((ROOT / "minidetr" / "course").rglob("*.py"))
     allowed = declared(pyproject["project"]["dependencies"]) | {"cycler", "contourpy"}  # these two always come with matplotlib
     assert third_party(everywhere - course) >= {"torch", "numpy", "pillow"}  # the search finds something
-    images = ROOT / "minidetr" / "data" / "images.py"  # the one place that reads HEIC, where the extra is installed
-    assert third_party({images}) - allowed == declared(pyproject["project"]["optional-dependencies"]["heic"]) == {"pillow-heif"}
-    assert third_party(everywhere - course - {images}) <= allowed
-    assert third_party(course) <= allowed | declared(pyproject["project"]["optional-dependencies"]["notebooks"])
+    extras = {name: declared(listed) for name, listed in pyproject["project"]["optional-dependencies"].items()}
+    package = ROOT / "minidetr"
+    places = {  # the one place of each extra, and what it brings
+        "heic": {package / "data" / "images.py"},
+        "app": {package / "app.py"},
+        "transformers": {package / "curate" / "foreign.py"},
+        "openvino": {package / "export" / "openvino.py"},
+        "onnx": {package / "export" / "onnx.py", package / "export" / "int8.py"},
+    }
+    for name, paths in places.items():
+        assert third_party(paths) - allowed <= extras[name] and third_party(paths) - allowed, name
+    assert third_party(everywhere - course - set().union(*places.values())) <= allowed
+    assert third_party(course) <= allowed | extras["notebooks"]
+
+
+def test_extras_are_imported_by_nobody_who_does_not_ask() -> None:
+    code = """
+import sys
+for name in ("onnx", "onnxscript", "onnxruntime", "openvino", "gradio", "transformers", "timm"):
+    sys.modules[name] = None  # as if it were not installed
+import minidetr, minidetr.app, minidetr.commands.main, minidetr.curate.foreign
+import minidetr.export.engines, minidetr.export.hub, minidetr.export.transformers
+model = minidetr.PanopticDETR.from_pretrained("tiny")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_heic_photos_are_an_extra_that_nothing_needs() -> None:

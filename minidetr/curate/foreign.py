@@ -16,7 +16,7 @@ from minidetr.panoptic import Category, Panoptic, Segment, boxes_of_ids
 from minidetr.weights.published import coco_categories
 
 PREFIX = "transformers:"
-NEEDS = "pip install transformers brings it"
+NEEDS = "pip install 'minidetr[transformers]' brings it"
 
 
 class TransformersModel:
