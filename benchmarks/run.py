@@ -185,11 +185,17 @@ def quality(s: Settings, peer: str) -> Row:
     folder, images = s.folder / ("few" if few else "data"), min(s.images, 40) if few else s.images
     if few:
         data.prepare(folder, images)
-    build = {"torchmetrics": data.quality_torchmetrics, "panopticapi's rule in NumPy": data.quality_numpy}[peer]
+    builds = {
+        "torchmetrics": data.quality_torchmetrics,
+        "panopticapi's rule in NumPy": data.quality_numpy,
+        "hotcoco 1.3": data.quality_hotcoco,
+    }
+    build = builds[peer]
     ours, theirs = race(s.contestant(data.quality_ours, folder), s.contestant(build, folder), s.slow_repeats)
     error = abs(ours.result - theirs.result)
     what = f"PQ of {images} predictions of 640x480 with 20 segments from disk, {peer}"
-    return row_of(what, ours, theirs, 5, (error < 1e-6, f"PQ {ours.result:.6f}, difference {error:.0e}"))
+    target = 1 if peer.startswith("hotcoco") else 5
+    return row_of(what, ours, theirs, target, (error < 1e-6, f"PQ {ours.result:.6f}, difference {error:.0e}"))
 
 
 def quality_jobs(s: Settings) -> str:
@@ -247,6 +253,7 @@ ROWS: dict[str, Callable[[Settings], Row | str]] = {
     "merge": merging,
     "PQ-torchmetrics": lambda s: quality(s, "torchmetrics"),
     "PQ-numpy": lambda s: quality(s, "panopticapi's rule in NumPy"),
+    "PQ-hotcoco": lambda s: quality(s, "hotcoco 1.3"),
     "PQ-jobs": quality_jobs,
     "loading": lambda s: loading(s, True),
     "loading-plain": lambda s: loading(s, False),

@@ -19,7 +19,8 @@ else:  # pytest brings it along there
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "pillow_heif": "pillow-heif"}  # where the imported name is not the package's
+# where the imported name is not the package's
+DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "pillow_heif": "pillow-heif", "kornia_rs": "kornia-rs"}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,7 @@ def test_every_package_imported_is_declared(pyproject: dict) -> None:
     places = {  # the one place of each extra, and what it brings
         "heic": {package / "data" / "images.py"},
         "app": {package / "app.py"},
+        "fast": {package / "data" / "pngs.py"},
         "transformers": {package / "curate" / "foreign.py"},
         "openvino": {package / "export" / "openvino.py"},
         "onnx": {package / "export" / "onnx.py", package / "export" / "int8.py"},
@@ -83,7 +85,7 @@ def test_every_package_imported_is_declared(pyproject: dict) -> None:
 def test_extras_are_imported_by_nobody_who_does_not_ask() -> None:
     code = """
 import sys
-for name in ("onnx", "onnxscript", "onnxruntime", "openvino", "gradio", "transformers", "timm"):
+for name in ("onnx", "onnxscript", "onnxruntime", "openvino", "gradio", "transformers", "timm", "kornia_rs"):
     sys.modules[name] = None  # as if it were not installed
 import minidetr, minidetr.app, minidetr.commands.main, minidetr.curate.foreign
 import minidetr.export.engines, minidetr.export.hub, minidetr.export.transformers

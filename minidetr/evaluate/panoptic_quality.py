@@ -226,9 +226,10 @@ class QualityCounts:
 
     def add(self, found: SegmentMatches) -> None:
         """Count what `match_segments` found in one image."""
+        iou = found.iou
         for g, p in zip(*np.nonzero(found.matched), strict=True):
             self.classes[int(found.gt_class[g])].tp += 1
-            self.classes[int(found.gt_class[g])].iou += float(found.iou[g, p])
+            self.classes[int(found.gt_class[g])].iou += float(iou[g, p])
         for category_id in found.gt_class[found.missed].tolist():
             self.classes[category_id].fn += 1
         for category_id in found.pred_class[found.spurious].tolist():
