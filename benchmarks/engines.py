@@ -27,7 +27,7 @@ from benchmarks.plain import PlainDETR
 from benchmarks.race import Build, Contestant, Measured
 from benchmarks.results import RESULTS, write_section
 from minidetr.data.batch import Batch
-from minidetr.data.images import normalise
+from minidetr.data.images import normalise, pixels_of
 from minidetr.export import onnx
 from minidetr.export.engines import opened
 from minidetr.model import PanopticDETR
@@ -61,9 +61,7 @@ def plainly(folder: Path, name: str) -> Build:
     def run() -> list[np.ndarray]:
         found = []
         for image in images:
-            pixels = torch.as_tensor(np.asarray(image)) if not isinstance(image, torch.Tensor) else image
-            pixels = pixels if pixels.shape[0] == 3 else pixels.permute(2, 0, 1)
-            batch = Batch.pad([normalise(pixels)])
+            batch = Batch.pad([normalise(pixels_of(image))])
             logits, _, masks = plain(batch.images)
             kept, scores, labels = kept_queries(logits[0], threshold, categories)
             found.append(merge(masks[0, kept], scores, labels, categories, batch.size, batch.size, batch.size).segment_ids)

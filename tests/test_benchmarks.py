@@ -9,11 +9,18 @@ import json
 import re
 
 import pytest
+import torch
 
-from benchmarks import after
+from benchmarks import after, engines, steps
 from benchmarks.gpu import HEADS, main
+from benchmarks.plain import PlainDETR
 from benchmarks.results import RESULTS, write_section
+from minidetr.data.batch import Batch
+from minidetr.model import PanopticDETR
+from minidetr.presets import Preset
+from minidetr.scenes.painters import CATEGORIES
 from minidetr.training.options import TrainOptions
+from tests.model.spread import spread
 
 
 def test_the_gpu_benchmark_in_its_small_form(tmp_path):
@@ -61,3 +68,40 @@ def test_every_row_trains_with_options_that_there_are(row, tmp_path, monkeypatch
 
     minidetr(["train", "--minutes", "1", *after.COMMON.split(), *after.ROWS[row][1].split(), "--output", str(tmp_path)])
     assert TrainOptions(**asked).filled().minutes == 1
+
+
+def test_passes_have_a_table_of_their_own_too():
+    of_passes = {**run("plain", 0, 6.0, 33), "passes": 2}
+    del of_passes["minutes"]
+    text = after.tables([run("plain", 0, 6.0, 40), of_passes])
+    assert "from nothing in 6 minutes" in text and "from nothing in 2 passes over 8,000 scenes" in text
+
+
+def test_the_plain_peer_computes_what_the_model_does():
+    model = PanopticDETR(
+        Preset(encoder_layers=1, decoder_layers=2, queries=5, width=64, mask_widths=(72, 32, 16, 8, 8)), CATEGORIES
+    )
+    spread(model, 64)
+    image = torch.randn(1, 3, 96, 128)
+    with torch.inference_mode():
+        seen = model.detect(Batch.pad([image[0]]))
+        masks = model.masks(seen, torch.zeros(5, dtype=torch.long), torch.arange(5))
+        for theirs, ours in zip(PlainDETR(model.eval())(image), (seen.logits, seen.boxes, masks[None]), strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "tiny-after"])
+def test_every_engine_is_timed_on_the_same_images(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "SCENES", 1)
+    monkeypatch.setattr(engines, "ENGINES", engines.ENGINES[:2])  # the others have tests of their own
+    monkeypatch.setattr(engines.onnx, "export", lambda model, folder: None)
+    lines = engines.table(tmp_path, name, 1)
+    assert [line.split(" | ")[1] for line in lines][-2:] == ["PyTorch", "PyTorch"] and lines[-2].endswith("| 100.000 |")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", steps.MODELS)
+def test_every_model_makes_a_training_step(name):
+    run, _ = steps.step_of(name, 64)
+    run()

@@ -65,13 +65,13 @@ def hidden(attempt: Callable[..., Any]) -> None:
     logits[2] = -logits[2].abs() - 0.1  # empty
     found = require_tensor(attempt(logits.clone()), (4, 15), "the mask")
     require(found.dtype == torch.bool, "the mask should be of True and False.")
-    outside = logits.flatten(1) <= 0
+    outside = logits.flatten(1) < 0
     require(not torch.equal(found, ~outside), "True means: may not look. That is the other way round.")
     require(not torch.equal(found, outside), "the third mask is empty: its query sees nothing now, and attention would be NaN.")
-    require(not found[~outside].any(), "cells inside a mask (a logit above 0) should not be hidden.")
+    require(not found[~outside].any(), "cells inside a mask (a logit of 0 or more) should not be hidden.")
     require(found[[0, 1, 3]].any(), "an empty mask lets its own query look everywhere, not all of them.")
     expected = outside & ~outside.all(1, keepdim=True)
-    require(torch.equal(found, expected), "hide where the logit is at most 0, but nothing where a mask has no cell above 0.")
+    require(torch.equal(found, expected), "hide where the logit is below 0, but nothing where all of a mask is.")
 
 
 @exercise
@@ -167,16 +167,20 @@ def glances(picture: Tensor, rows: Mapping[str, Sequence[Tensor]]) -> Image.Imag
 
 
 def curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Image.Image:
-    """For each run its values, shares in 0..1, epoch by epoch; a panel for each name of a value."""
+    """For each run its values, epoch by epoch; a panel for each name of a value, and in "flips" what chance alone would do."""
     names = list(next(iter(runs.values())))
-    figure = new_figure(8.3, 3.2)
+    figure = new_figure(8.3, 3.8)
     panels = figure.subplots(1, len(names))
     for axes, name in zip(panels, names, strict=True):
-        for run, values in runs.items():
-            axes.plot(range(1, len(values[name]) + 1), values[name], marker="o", markersize=3, label=run)
-        axes.set(xlabel="epoch", ylabel=name, ylim=(0, 1))
+        for color, (run, values) in zip(COLORS, runs.items(), strict=False):
+            axes.plot(range(1, len(values[name]) + 1), values[name], marker="o", markersize=3, label=run, color=color)
+        axes.set(xlabel="epoch", ylabel=name)
+        if name == "flips":
+            axes.axhline(CHANCE, color="grey", linestyle="--", linewidth=1)
+            axes.annotate("chance", (2, CHANCE), (0, 3), textcoords="offset points", color="grey", fontsize=8)
+            axes.set_ylim(0, 1.05)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[-1].legend(fontsize="small")
+    panels[-1].legend(fontsize=7.5, loc="lower right")
     return picture_of(figure)
 
 
@@ -196,6 +200,9 @@ class Ancestor:
         return 2000 + int(self.arxiv[:2]) + (int(self.arxiv[2:4]) - 1) / 12
 
 
+CHANCE = 1 - 1 / 20  # the share of segments that would have another of 20 queries if they were dealt out anew
+COLORS = ("#1b1b1b", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7f3fbf")
+
 # ResNet-50 but for EoMT. From the model zoos and README files that the lesson links to.
 FAMILY = [
     Ancestor("2005.12872", "DETR", 500, 42.0, "box AP"),
@@ -204,7 +211,7 @@ FAMILY = [
     Ancestor("2112.01527", "Mask2Former", 50, 51.9, "PQ"),
     Ancestor("2203.01305", "DN-DETR", 12, 43.4, "box AP"),
     Ancestor("2203.03605", "DINO", 12, 49.0, "box AP"),
-    Ancestor("2503.19108", "EoMT (ViT-L)", 12, 58.9, "PQ"),
+    Ancestor("2503.19108", "EoMT (ViT-L, DINOv3)", 12, 58.9, "PQ"),
 ]
 
 
@@ -215,13 +222,15 @@ def family() -> Image.Image:
     colors = {"box AP": "tab:blue", "PQ": "tab:orange"}
     counts: Counter[int] = Counter()
     for one in FAMILY:
-        axes.scatter(one.year, one.epochs, color=colors[one.measure], s=40, zorder=3)
-        height = -14 if counts[one.epochs] % 2 else 5  # of those with as many epochs, every second one's name stands below
+        axes.scatter(one.year, one.epochs, color=colors[one.measure], s=40, zorder=3, label=one.measure)
+        height = (5, -14, 16)[counts[one.epochs] % 3]  # of those with as many epochs, each name has a line of its own
         counts[one.epochs] += 1
         text = f"{one.name}: {one.measure} {one.score:.1f}"
         axes.annotate(text, (one.year, one.epochs), (7, height), textcoords="offset points", fontsize=8.5)
-    axes.set(yscale="log", xlabel="year", ylabel="epochs on COCO", xlim=(2020, 2026.6), ylim=(8, 800))
+    axes.set(yscale="log", xlabel="year", ylabel="epochs on COCO", xlim=(2020, 2027.2), ylim=(8, 800))
     axes.set_yticks([12, 50, 300, 500], ["12", "50", "300", "500"])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one of each measure
+    axes.legend(handles.values(), handles.keys(), loc="upper right")
     return picture_of(figure)

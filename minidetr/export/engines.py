@@ -18,7 +18,7 @@ from minidetr.panoptic import read_json
 from minidetr.predict import load_model
 
 ENGINES = ("torch", "onnx", "openvino", "auto")
-PHOTOS_WORTH_IT = 100  # so many photos repay the export, which takes half a minute
+PHOTOS_WORTH_IT = 1000  # so many photos repay the export: half a minute, against some 0.01 s (tiny) to 0.2 s (R50) a photo
 
 
 def load_engine(
@@ -34,13 +34,13 @@ def load_engine(
 
     `name_or_path` is a folder that `minidetr export` wrote for onnx or openvino, or what `load_model` takes, as are `device`,
     `preset` and `categories`. `engine` is one of ENGINES; None takes that of the folder, or PyTorch. "auto" is the fastest that is
-    here: PyTorch on a GPU, or where the model is yet to be exported and `photos` are few; else OpenVINO, then onnxruntime.
-    `precision` is "float32" or "bfloat16". Raises InputError.
+    here (benchmarks/RESULTS.md, "Engines"): PyTorch on a GPU, in bfloat16, or where a model is yet to be exported and `photos` are
+    fewer than PHOTOS_WORTH_IT; else onnxruntime, then OpenVINO. `precision` is "float32" or "bfloat16". Raises InputError.
     """
     folder = Path(name_or_path)
     exported = read_json(folder / ABOUT).get("format", "onnx") if (folder / ABOUT).is_file() else None
     if engine == "auto":
-        engine = fastest(device, exported, photos)
+        engine = fastest(device, exported, photos, precision)
     engine = engine or exported or "torch"
     if engine == "torch":
         if exported:
@@ -75,11 +75,12 @@ def opened(folder: Path, engine: str, precision: str) -> Engine:
     return onnx.OnnxEngine(folder)
 
 
-def fastest(device: str | None, exported: str | None, photos: int) -> str:
+def fastest(device: str | None, exported: str | None, photos: int, precision: str = "float32") -> str:
     """The engine that segments `photos` soonest."""
+    if exported:
+        return "openvino" if exported == "openvino" or precision != "float32" or find_spec("onnxruntime") is None else "onnx"
     on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
-    if not exported and (on_gpu or photos < PHOTOS_WORTH_IT):
+    if on_gpu or precision != "float32" or photos < PHOTOS_WORTH_IT:
         return "torch"
-    if find_spec("openvino") is not None:
-        return "openvino"
-    return "onnx" if exported or find_spec("onnxruntime") is not None else "torch"
+    here = (engine for engine, package in (("onnx", "onnxruntime"), ("openvino", "openvino")) if find_spec(package) is not None)
+    return next(here, "torch")

@@ -238,10 +238,14 @@ def test_a_model_is_exported_on_the_way(tmp_path: Path) -> None:
 def test_auto_is_pytorch_where_an_export_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert engines.fastest(None, None, photos=3) == "torch"
-    assert engines.fastest(None, None, photos=1000) == "openvino" == engines.fastest("cpu", "onnx", photos=1)
+    assert engines.fastest(None, None, photos=1000) == "onnx" == engines.fastest("cpu", "onnx", photos=1)
+    assert engines.fastest(None, None, photos=1000, precision="bfloat16") == "torch"
+    assert (
+        engines.fastest(None, "onnx", photos=1, precision="bfloat16") == "openvino" == engines.fastest(None, "openvino", photos=1)
+    )
     assert engines.fastest("cuda", None, photos=1000) == "torch"
-    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "openvino" else object())
-    assert engines.fastest(None, None, photos=1000) == "onnx"
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    assert engines.fastest(None, None, photos=1000) == "openvino"
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     assert engines.fastest(None, None, photos=1000) == "torch"
 
