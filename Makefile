@@ -82,9 +82,11 @@ weights: install  ## train the model in the box from scratch and put it there (M
 	$(RUN) -m benchmarks.shipped_model $(foreach size,128 192 288,$(RUNS)/$(PRESET)-$(size)) --name $(PRESET) \
 		--command "make weights MINUTES=$(MINUTES)$(if $(AFTER), PRESET=$(PRESET))"
 
-bench: install  ## measure against transformers and torchmetrics; fills benchmarks/RESULTS.md
-	$(RUN) -m pip install -q -e ".[bench]"
+bench: install  ## measure against transformers, torchmetrics, hotcoco, onnxruntime, OpenVINO; fills benchmarks/RESULTS.md
+	$(RUN) -m pip install -q -e ".[bench,onnx,openvino,fast]"
 	$(RUN) -m benchmarks.run
+	$(RUN) -m benchmarks.engines
+	$(RUN) -m benchmarks.steps
 
 fuzz: install  ## the properties on many more made-up inputs (FUZZ=20000 each)
 	MINIDETR_FUZZ_EXAMPLES=$(or $(FUZZ),20000) $(RUN) -m pytest -s tests/safety/test_fuzz.py
