@@ -23,6 +23,9 @@ from minidetr.model.merge import kept_queries, merge
 from minidetr.panoptic import Panoptic, Segment
 from minidetr.plot import labelled_overlay, new_figure, picture_of
 from minidetr.predict import load_model
+from minidetr.presets import PUBLISHED
+from minidetr.weights.hub import is_hub_name
+from minidetr.weights.load import shipped_weights
 
 NEEDS = "pip install 'minidetr[app]' brings it"
 COLUMNS = ("class", "kind", "score", "pixels", "share")
@@ -60,10 +63,8 @@ class Look:
 
 
 @torch.inference_mode()
-def look(model: PanopticDETR, image: Image.Image, threshold: float) -> Look:
-    """Segment a photo and keep what was seen on the way. Raises InputError for a model without masks."""
-    if not model.preset.has_masks:
-        raise InputError("this is a detection model without masks: give a panoptic one")
+def look(model: PanopticDETR, image: str | Path | Image.Image, threshold: float) -> Look:
+    """Segment a photo and keep what was seen on the way. Raises InputError for a photo that cannot be read."""
     photo = read_image(image)
     [(group, _)] = same_size([photo], model.preset.short_side, model.preset.long_side, 1)
     batch = Batch.pad([normalise(group[0])]).to(next(model.parameters()).device)
@@ -112,8 +113,10 @@ def build(name_or_path: str, device: str | None = None) -> Any:
     except ImportError:
         raise InputError(f"gradio is not installed: {NEEDS}") from None
     model = load_model(name_or_path, device)
+    if not model.preset.has_masks:
+        raise InputError(f"{name_or_path} is a detection model without masks: give a panoptic one")
 
-    def segment(photo: Image.Image | None, threshold: float) -> tuple[Any, ...]:
+    def segment(photo: str | None, threshold: float) -> tuple[Any, ...]:
         """Photo and threshold -> overlay, table, what was seen, and no heatmaps yet."""
         if photo is None:
             raise gradio.Error("Give a photo first.")
@@ -138,7 +141,7 @@ def build(name_or_path: str, device: str | None = None) -> Any:
         seen = gradio.State()
         with gradio.Row():
             with gradio.Column():
-                photo = gradio.Image(type="pil", label="photo")
+                photo = gradio.Image(type="filepath", image_mode=None, label="photo")  # as it is: read_image knows all kinds
                 threshold = gradio.Slider(0.05, 0.95, model.preset.threshold, step=0.05, label="score above which a query is kept")
                 start = gradio.Button("Segment", variant="primary")
             overlay = gradio.Image(label="segments (click one)", interactive=False)
@@ -150,9 +153,13 @@ def build(name_or_path: str, device: str | None = None) -> Any:
 
 
 def write_space(folder: Path, model: str) -> None:
-    """Write what a Space of the hub needs: this file as app.py, requirements.txt and README.md."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = Path(__file__).read_text(encoding="utf-8").replace('"MINIDETR_MODEL", "tiny"', f'"MINIDETR_MODEL", "{model}"')
+    """Write what a Space of the hub needs: this file as app.py, requirements.txt and README.md.
+
+    Raises InputError for a model that a Space cannot load: one that is neither shipped nor published nor on the hub.
+    """
+    if shipped_weights(model) is None and model not in PUBLISHED and not is_hub_name(model):
+        raise InputError(f"{model} is no model that a Space can load: give tiny, a published one, or ORG/NAME of the hub")
+    text = Path(__file__).read_text(encoding="utf-8").replace('"MINIDETR_MODEL", "tiny"', f'"MINIDETR_MODEL", {model!r}')
     (folder / "app.py").write_text(text, encoding="utf-8")
     (folder / "requirements.txt").write_text("minidetr[app] @ git+https://github.com/minidetr/minidetr\n", encoding="utf-8")
     (folder / "README.md").write_text(SPACE.format(title=model.rsplit("/", 1)[-1], model=model), encoding="utf-8")

@@ -19,7 +19,7 @@ from minidetr.model import PanopticDETR
 from minidetr.presets import TRAINABLE
 from minidetr.scenes.dataset import HELD_OUT_SEED, SceneData
 from minidetr.scenes.painters import CATEGORIES
-from minidetr.weights.load import load
+from minidetr.weights.load import load, save
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install 'minidetr[test]'")
 
@@ -98,6 +98,15 @@ def test_without_gradio_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         build("tiny")
 
 
-def test_a_model_without_masks_is_refused(photo: Path) -> None:
-    with pytest.raises(InputError, match="without masks"):
-        look(PanopticDETR(replace(TRAINABLE["tiny"], mask_widths=None), CATEGORIES), Image.open(photo), 0.5)
+def test_a_model_without_masks_is_refused(tmp_path: Path) -> None:
+    save(PanopticDETR(replace(TRAINABLE["tiny"], mask_widths=None), CATEGORIES), tmp_path / "boxes.safetensors")
+    with pytest.raises(InputError, match="boxes.safetensors is a detection model without masks"):
+        build(str(tmp_path / "boxes.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["nosuchmodel", "runs/site/", 'a"b', "r18"])
+def test_a_space_has_a_model_that_it_can_load(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["app", name, "--space", str(tmp_path / "space")]) == 2
+    assert "is no model that a Space can load" in capsys.readouterr().err and not (tmp_path / "space").exists()
+    assert main(["app", "tiny", "--space", str(tmp_path / "space"), "--port", "5"]) == 2
+    assert main(["app", "tiny", "--port", "70000"]) == 2 and "65535" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minidetr.commands.arguments import CATEGORIES_HELP, Arguments, Commands, add_command
 from minidetr.errors import InputError
+from minidetr.presets import PUBLISHED, TRAINABLE
 
 FORMATS = ("onnx", "openvino", "transformers", "official", "hub")
 
@@ -38,6 +39,8 @@ def run_export(arguments: Arguments) -> None:
     check_together(arguments)
     out = arguments.output
     model = load_model(arguments.model, "cpu", arguments.preset, arguments.categories)
+    if arguments.int8 and not model.preset.has_masks:
+        raise InputError(f"--int8 compares segmentations, and {arguments.model} is a detection model without masks: leave it out")
     if arguments.to == "official":
         official.export(model, out)
         print(f"{out}: torch.load(...)['model'] has the names of facebookresearch/detr")
@@ -47,12 +50,14 @@ def run_export(arguments: Arguments) -> None:
         kind = "DetrForObjectDetection" if model.preset.mask_widths is None else "DetrForSegmentation"
         print(f"{out}: {kind}.from_pretrained({str(out)!r}); stuff are the labels {stuff} (label_ids_to_fuse)")
     elif arguments.to == "hub":
-        run = Path(arguments.model)
-        hub.export(model, out, run if run.is_dir() else run.parent if run.is_file() else None, arguments.repo)
+        run = run_of(arguments.model)
+        copied = hub.export(model, out, run, arguments.repo)
+        of_run = f"scores and {' and '.join(copied) or 'no picture'} of {run}" if run else "no scores: they need a run's folder"
+        print(f"{out}: weights and a card; {of_run}")
         if arguments.yes:
             print(f"{out} is at {hub.upload(out, arguments.repo)}")
         else:
-            print(f"{out}: weights and card; nothing is uploaded without --yes")
+            print("nothing is uploaded without --yes")
     elif arguments.to == "openvino":
         openvino.export(model, out)
         print(f"{out}: minidetr predict PHOTOS --model {out} --output result; whole.xml is the model in one")
@@ -61,6 +66,14 @@ def run_export(arguments: Arguments) -> None:
         print(f"{out}: minidetr predict PHOTOS --model {out} --output result; whole.onnx is the model in one")
         if same is not None:
             print(f"int8: {100 * same:.2f} % of those photos' pixels have the class that float32 gives them")
+
+
+def run_of(name: str) -> Path | None:
+    """The run whose scores are those of the weights that `name` loads: a run's folder, or its best.safetensors; else None."""
+    path = Path(name)
+    folder = path if path.is_dir() else path.parent
+    is_best = path.name == "best.safetensors" if path.is_file() else path.is_dir() and (path / "best.safetensors").is_file()
+    return folder if name not in (*TRAINABLE, *PUBLISHED) and is_best and (folder / "options.json").is_file() else None
 
 
 def check_together(arguments: Arguments) -> None:

@@ -45,15 +45,18 @@ class TransformersModel:
         self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         coco = {plain(c.name): c for c in coco_categories(250)}
         labels = {int(i): str(label) for i, label in self.model.config.id2label.items()}
-        known = {i: coco.get(plain(label), Category(i, label, True)) for i, label in labels.items()}
+        stuff = set(getattr(self.model.config, "stuff_ids", []))  # as minidetr's own exports say
+        known = {i: coco.get(plain(label), Category(i, label, i not in stuff)) for i, label in labels.items()}
         self.categories = [Category(i, known[i].name, known[i].is_thing) for i in sorted(known)]
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], threshold: float | None = None, batch_size: int = 1) -> list[Panoptic]:
         """A panoptic segmentation of each photo, one after the other, as the model's own processor makes it.
 
-        `threshold` is the score of a segment to be kept, in 0..1 (None: the processor's own).
+        `threshold` is the score of a segment to be kept, in 0..1 (None: the processor's own). Raises InputError for a batch.
         """
+        if batch_size != 1:
+            raise InputError("a model of transformers takes one photo after the other: leave out the batch size (--batch-size)")
         return [self.panoptic(image, threshold) for image in images]
 
     def panoptic(self, image: Image.Image, threshold: float | None) -> Panoptic:

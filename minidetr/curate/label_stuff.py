@@ -89,8 +89,10 @@ class StuffMapping:
     def fold(self, categories: Sequence[Category]) -> dict[int, int]:
         """The stuff class's id for each id of the model's `categories` that has one. Raises InputError for a name it lacks."""
         ids = {category.name: category.id for category in self.categories}
-        by_name = {category.name: category.id for category in categories}
-        folded = {}
+        by_name: dict[str, list[int]] = {}
+        for category in categories:
+            by_name.setdefault(category.name, []).append(category.id)  # a model may name two classes the same
+        folded: dict[int, int] = {}
         for name, members in self.classes.items():
             for member in members:
                 if member not in by_name:
@@ -99,7 +101,7 @@ class StuffMapping:
                         f"{self.path}: stuff.{name} names {member!r}, which the model does not know: it has {some}, ...; "
                         "say which of its classes are which stuff with --map FILE.toml"
                     )
-                folded[by_name[member]] = ids[name]
+                folded |= dict.fromkeys(by_name[member], ids[name])
         return folded
 
 

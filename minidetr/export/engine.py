@@ -13,6 +13,7 @@ from torch import Tensor
 
 import minidetr
 from minidetr.data.batch import same_size
+from minidetr.data.coco import check_empty
 from minidetr.data.images import ImageSource
 from minidetr.data.index import read_category
 from minidetr.errors import InputError
@@ -31,12 +32,22 @@ class Engine:
     def __init__(self, folder: Path):
         about = read_json(folder / ABOUT, "what `minidetr export` wrote of a model")
         try:
-            self.preset = from_plain(Preset, about["preset"])
+            self.preset = checked_preset(about["preset"])
             self.categories = [read_category(entry, f"categories[{i}]") for i, entry in enumerate(about["categories"])]
             self.kind, self.format, self.graphs = about["kind"], about["format"], dict(about["graphs"])
             self.parts = [name for name in self.graphs if name != "whole"]  # which is for others
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"{folder / ABOUT}: {error!r} is missing or wrong: export the model again") from error
+            ids = [category.id for category in self.categories]
+            of_masks: dict[str, set[str]] = {"heatmaps": {"heatmaps", "mask_head"}, "dot": {"dot_products"}, "boxes": set()}
+            wanted = {"encode", "decode"} | of_masks[self.kind]
+            if not ids or len(set(ids)) < len(ids) or max(ids) >= about["num_classes"]:
+                raise ValueError("'categories' must have ids of their own, below 'num_classes'")
+            if set(self.parts) != wanted or self.format not in ("onnx", "openvino"):
+                raise ValueError("'graphs' or 'format' do not fit 'kind'")
+            if not all(isinstance(graph[way], list) for graph in self.graphs.values() for way in ("inputs", "outputs")):
+                raise TypeError("'graphs' need lists of 'inputs' and 'outputs'")
+        except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
+            why = str(error) if isinstance(error, (InputError, ValueError)) else repr(error)
+            raise InputError(f"{folder / ABOUT} is damaged ({why}): export the model again") from error
         self.folder = folder
 
     def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -44,7 +55,9 @@ class Engine:
         raise NotImplementedError
 
     def segment(self, images: Sequence[ImageSource], threshold: float | None = None, batch_size: int = 1) -> list[Panoptic]:
-        """As `PanopticDETR.segment`, one image after the other whatever `batch_size` says. Raises InputError."""
+        """As `PanopticDETR.segment`, but of one image after the other: a `batch_size` above 1 raises InputError, too."""
+        if batch_size != 1:
+            raise InputError("an exported model takes one photo after the other: leave out the batch size (--batch-size)")
         threshold = checked_threshold(self.preset.threshold if threshold is None else threshold)
         sizes = self.preset.short_side, self.preset.long_side
         return [
@@ -80,6 +93,17 @@ class Engine:
         return self.run(last, {name: inputs[name] for name in self.graphs[last]["inputs"]})["masks"]
 
 
+def checked_preset(content: dict) -> Preset:
+    """The preset in a model.json, with every field that decides how photos are prepared. Raises ValueError or KeyError."""
+    preset = from_plain(Preset, content)
+    sizes = content["short_side"], content["long_side"]
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"'short_side' and 'long_side' must be whole numbers above 0, not {sizes}")
+    if type(content["threshold"]) not in (int, float) or not 0 <= content["threshold"] <= 1:
+        raise ValueError(f"'threshold' must lie in 0..1, not {content['threshold']!r}")
+    return preset
+
+
 def about_model(model: PanopticDETR, graphs: dict[str, Graph], **more: Any) -> dict:
     """What an engine, a page or another program must know to use the graphs."""
     return {
@@ -96,6 +120,5 @@ def about_model(model: PanopticDETR, graphs: dict[str, Graph], **more: Any) -> d
 def empty(folder: str | Path) -> Path:
     """A folder to write into. Raises InputError where something is in it, or it is a file."""
     folder = Path(folder).resolve()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"{folder} is there already: choose a new folder for the export")
+    check_empty(folder)
     return folder

@@ -16,6 +16,7 @@ from minidetr.export.engine import ABOUT, Engine
 from minidetr.model import PanopticDETR
 from minidetr.panoptic import read_json
 from minidetr.predict import load_model
+from minidetr.presets import PUBLISHED, TRAINABLE
 
 ENGINES = ("torch", "onnx", "openvino", "auto")
 PHOTOS_WORTH_IT = 1000  # so many photos repay the export: half a minute, against some 0.01 s (tiny) to 0.2 s (R50) a photo
@@ -38,7 +39,9 @@ def load_engine(
     fewer than PHOTOS_WORTH_IT; else onnxruntime, then OpenVINO. `precision` is "float32" or "bfloat16". Raises InputError.
     """
     folder = Path(name_or_path)
-    exported = read_json(folder / ABOUT).get("format", "onnx") if (folder / ABOUT).is_file() else None
+    exported = None
+    if name_or_path not in (*TRAINABLE, *PUBLISHED) and (folder / ABOUT).is_file():  # a model's name wins, as in `load`
+        exported = str(read_json(folder / ABOUT).get("format"))
     if engine == "auto":
         engine = fastest(device, exported, photos, precision)
     engine = engine or exported or "torch"
@@ -52,10 +55,13 @@ def load_engine(
         if (preset, categories) != (None, None):
             raise InputError(f"{folder} is an export, which holds its sizes and classes: leave out --preset and --categories")
         return opened(folder, engine, precision), f"{engine}, {precision}"
+    model = load_model(name_or_path, "cpu", preset, categories)
+    if not model.preset.has_masks:
+        raise InputError(f"{name_or_path} is a detection model without masks: give a panoptic one")
     began = time.monotonic()
     temporary = Path(tempfile.mkdtemp(prefix="minidetr-"))
     try:
-        {"onnx": onnx, "openvino": openvino}[engine].export(load_model(name_or_path, "cpu", preset, categories), temporary)
+        {"onnx": onnx, "openvino": openvino}[engine].export(model, temporary)
         found = opened(temporary, engine, precision)
     finally:
         rmtree(temporary, ignore_errors=True)  # it is in memory now
@@ -72,7 +78,10 @@ def opened(folder: Path, engine: str, precision: str) -> Engine:
         return openvino.OpenvinoEngine(folder, precision)
     if precision != "float32":
         raise InputError("onnxruntime computes in float32 on a CPU: leave out --precision, or take --engine openvino")
-    return onnx.OnnxEngine(folder)
+    found = onnx.OnnxEngine(folder) if (folder / "encode.onnx").is_file() or not (folder / "encode.xml").is_file() else None
+    if found is None:
+        raise InputError(f"{folder} is an export for OpenVINO: leave out --engine onnx")
+    return found
 
 
 def fastest(device: str | None, exported: str | None, photos: int, precision: str = "float32") -> str:

@@ -35,12 +35,12 @@ SETTINGS = (
 )
 
 
-def export(model: PanopticDETR, folder: str | Path, run: Path | None = None, repo: str = "ORG/NAME") -> None:
+def export(model: PanopticDETR, folder: str | Path, run: Path | None = None, repo: str = "ORG/NAME") -> list[str]:
     """Write model.safetensors in minidetr's own format, README.md (the model card) and the run's pictures.
 
     `run` is the folder of the training that the model comes from: what the card says of data, settings and scores is read from its
-    options.json, why/why.json (or test.json) and scores; without one the card says what the weights hold. Raises InputError for a
-    folder that is not empty and a `repo` that is no ORG/NAME.
+    options.json, why/why.json and test.json; without one the card says what the weights hold. Returns the names of the pictures.
+    Raises InputError for a folder that is not empty, a `repo` that is no ORG/NAME, and files of the run that it did not write so.
     """
     if not is_hub_name(repo):
         raise InputError(f"{repo} is no name of the hub: give ORG/NAME")
@@ -52,7 +52,12 @@ def export(model: PanopticDETR, folder: str | Path, run: Path | None = None, rep
             pictures = {name: path for name, path in found.items() if path.is_file()}
             for name, path in pictures.items():
                 shutil.copyfile(path, part / name)
-        (part / "README.md").write_text(card(model, run, repo, list(pictures)), encoding="utf-8")
+        try:
+            text = card(model, run, repo, list(pictures))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"{run}: its options.json, test.json or why/why.json is not as a run writes it ({error!r})") from error
+        (part / "README.md").write_text(text, encoding="utf-8")
+    return list(pictures)
 
 
 def card(model: PanopticDETR, run: Path | None, repo: str, pictures: list[str]) -> str:

@@ -15,9 +15,12 @@ from minidetr.weights.published import own_to_official
 def export(model: PanopticDETR, path: str | Path) -> None:
     """Write {"model": state_dict} with the published names, in float32; the class head has C+1 outputs, the last "no object".
 
-    Raises InputError for a model that the published code cannot build: one with ideas from after DETR.
+    Raises InputError for a path that is there already, and for a model that the published code cannot build: one with ideas from
+    after DETR.
     """
     refuse_after(model, "the published code")
+    if Path(path).exists():
+        raise InputError(f"{path} is there already: choose another name for the export")
     state = {key: value.detach().cpu().float() for key, value in model.state_dict().items() if value.is_floating_point()}
     with whole_file(path) as temporary:
         torch.save({"model": own_to_official(state)}, temporary)

@@ -56,9 +56,9 @@ def export(model: PanopticDETR, folder: str | Path) -> None:
     """Write model.safetensors, config.json with the classes' names in `id2label`, and preprocessor_config.json.
 
     What is stuff, `transformers` is told at each call: `post_process_panoptic_segmentation(..., label_ids_to_fuse=IDS)`;
-    config.json keeps the ids as `stuff_ids`. A model with a dilated last stage (DC5) needs timm there. Raises InputError for a
-    model that `transformers` has no DETR of (ideas from after DETR, other backbones, a mask head of other widths) and for a folder
-    that is not empty.
+    config.json keeps the ids as `stuff_ids`, which `load` reads back with size and threshold. A model with a dilated last stage
+    (DC5) needs timm there. Raises InputError for a model that `transformers` has no DETR of (ideas from after DETR, other
+    backbones, a mask head of other widths) and for a folder that is not empty.
     """
     refuse_after(model, "transformers")
     refuse_unlike(model.preset)
@@ -133,5 +133,6 @@ def config_of(model: PanopticDETR) -> dict[str, Any]:
         "position_embedding_type": "sine",
         "id2label": labels,
         "label2id": {name: i for i, name in labels.items()},
+        "score_threshold": float(preset.threshold),
         "stuff_ids": [c.id for c in model.categories if not c.is_thing],
     }

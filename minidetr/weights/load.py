@@ -103,6 +103,8 @@ def weights_in(folder: Path) -> Path:
     only = sorted(folder.glob("*.safetensors"))
     if len(only) == 1:
         return only[0]
+    if (folder / "model.json").is_file() and (folder / "decode.onnx").is_file() | (folder / "decode.xml").is_file():
+        raise InputError(f"{folder} is an export, which `minidetr predict` alone takes: give the weights that it was made of")
     raise InputError(f"{folder} holds no {', '.join(IN_FOLDERS[:-1])} or {IN_FOLDERS[-1]}: give a run's folder or a weights file")
 
 

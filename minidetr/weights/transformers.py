@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,10 @@ def preset_of_config(path: Path) -> Preset:
     try:
         inner = config.get("backbone_config") or {}  # of a ResNet by its depths, or of a timm model by its name
         depths, named = tuple(inner.get("depths") or ()), inner.get("backbone") or config.get("backbone")
-        backbone = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (): named}.get(depths)
-        if backbone not in ("resnet50", "resnet101"):
+        backbone = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (): named}.get(depths)
+        if backbone not in ("resnet18", "resnet50", "resnet101"):
             raise InputError(
-                f"{path}: the backbone {backbone or depths} is not one of resnet50 and resnet101, which minidetr knows"
+                f"{path}: the backbone {backbone or depths} is not one of resnet18, resnet50 and resnet101, which minidetr knows"
             )
         sizes = {
             "width": config["d_model"],
@@ -82,7 +83,14 @@ def preset_of_config(path: Path) -> Preset:
             "encoder_layers": config["encoder_layers"],
             "decoder_layers": config["decoder_layers"],
         }
-        return preset_of_sizes(backbone, bool(config.get("dilation", False)), sizes)
+        preset = preset_of_sizes(backbone, bool(config.get("dilation", False)), sizes)
+        beside = path.with_name("preprocessor_config.json")  # what its image processor makes of photos
+        size = read_json(beside, "the preprocessor_config.json beside it").get("size") if beside.is_file() else None
+        short, long = (size.get("shortest_edge"), size.get("longest_edge")) if isinstance(size, dict) else (None, None)
+        if isinstance(short, int) and isinstance(long, int) and 0 < short <= long:
+            preset = replace(preset, short_side=short, long_side=long)
+        threshold = config.get("score_threshold")  # minidetr's own exports have it
+        return replace(preset, threshold=float(threshold)) if isinstance(threshold, float) and 0 <= threshold <= 1 else preset
     except InputError:
         raise
     except Exception as error:  # a file from elsewhere may hold anything
@@ -102,11 +110,13 @@ def labels_of_config(path: Path, num_classes: int) -> list[Category] | None:
     """The categories 0..C-1 that a `config.json` of `transformers` names in its `id2label`; None where it names none.
 
     Labels beyond the model's classes are ignored, and classes without one are nameless; all are things, which the file does not
-    say. COCO's own labels give COCO's categories, stuff among them. LABEL_0, LABEL_1, ... are `transformers`' words for no names.
+    say, unless minidetr wrote it (`stuff_ids`). COCO's own labels give COCO's categories, stuff among them. LABEL_0, LABEL_1, ...
+    are `transformers`' words for no names.
     Raises InputError where the labels seem to count from 1: whether the outputs were trained so, too, the file does not say. Two
     classes of one name are said in a warning.
     """
-    labels = read_json(path, "the config.json of a DETR of transformers").get("id2label") or {}
+    content = read_json(path, "the config.json of a DETR of transformers")
+    labels = content.get("id2label") or {}
     try:
         names = {int(i): name for i, name in labels.items() if 0 <= int(i) < num_classes and name != f"LABEL_{int(i)}"}
         numbers = {int(i) for i in labels}
@@ -127,4 +137,6 @@ def labels_of_config(path: Path, num_classes: int) -> list[Category] | None:
     if count > 1:
         sentence = f"{path}: the field 'id2label' names {count} classes {name!r}: give each a name of its own there"
         warnings.warn(sentence, InputWarning, stacklevel=2)
+    if isinstance(stuff := content.get("stuff_ids"), list):  # minidetr's own export: it names every class that there is
+        return [Category(i, name, i not in stuff) for i, name in sorted(names.items())]
     return [Category(c.id, names.get(c.id, c.name), True) for c in nameless(num_classes)]

@@ -25,7 +25,7 @@ from minidetr.panoptic import Category
 from minidetr.presets import TRAINABLE, Preset
 from minidetr.scenes.dataset import HELD_OUT_SEED, SceneData
 from minidetr.scenes.painters import CATEGORIES
-from minidetr.weights.load import load
+from minidetr.weights.load import load, save
 from tests.model.spread import spread
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'minidetr[test]'")
@@ -190,7 +190,7 @@ def test_openvino_has_files_of_its_own(tmp_path: Path) -> None:
     assert agreement(model, engine, [SceneData(3, HELD_OUT_SEED).read(i)[0] for i in range(3)]) >= 0.9999
     found, by = engines.load_engine(str(tmp_path / "out"))
     assert isinstance(found, openvino.OpenvinoEngine) and by == "openvino, float32"
-    with pytest.raises(InputError, match="onnxruntime reads .onnx|is missing or damaged"):
+    with pytest.raises(InputError, match="is an export for OpenVINO: leave out --engine onnx"):
         engines.load_engine(str(tmp_path / "out"), "onnx")
 
 
@@ -235,6 +235,23 @@ def test_a_model_is_exported_on_the_way(tmp_path: Path) -> None:
     assert engine.segment([photo((60, 60))])[0].segment_ids.shape == (60, 60)
 
 
+@pytest.mark.slow
+def test_a_model_s_name_wins_over_a_folder_of_that_name(exported: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(exported["tiny-after"][1], tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    assert engines.load_engine("tiny")[0].preset == TRAINABLE["tiny"]
+    with pytest.raises(InputError, match="is an export, which `minidetr predict` alone takes"):
+        load(tmp_path / "tiny")
+    with pytest.raises(InputError, match="one photo after the other"):
+        onnx_format.OnnxEngine(tmp_path / "tiny").segment([photo((9, 9))], batch_size=2)
+
+
+def test_a_detection_model_is_refused_before_it_is_exported(tmp_path: Path) -> None:
+    save(boxes(), tmp_path / "boxes.safetensors")
+    with pytest.raises(InputError, match="boxes.safetensors is a detection model without masks"):
+        engines.load_engine(str(tmp_path / "boxes.safetensors"), "onnx")
+
+
 def test_auto_is_pytorch_where_an_export_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert engines.fastest(None, None, photos=3) == "torch"
@@ -250,18 +267,37 @@ def test_auto_is_pytorch_where_an_export_does_not_pay(monkeypatch: pytest.Monkey
     assert engines.fastest(None, None, photos=1000) == "torch"
 
 
+def edited(change):
+    """A change of a folder's model.json."""
+
+    def work(folder: Path) -> None:
+        about = json.loads((folder / "model.json").read_text())
+        change(about)
+        (folder / "model.json").write_text(json.dumps(about))
+
+    return work
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (lambda f: (f / "decode.onnx").write_bytes(b"no graph"), "decode.onnx is missing or damaged"),
         (lambda f: (f / "decode.onnx").unlink(), "decode.onnx is missing or damaged"),
-        (lambda f: (f / "model.json").write_text("{}"), "model.json: .*'preset'"),
+        (lambda f: (f / "model.json").write_text("{}"), "model.json is damaged .*'preset'"),
+        (edited(lambda about: about["preset"].update(short_side="288")), "model.json is damaged .*'short_side'"),
+        (edited(lambda about: about["preset"].update(long_side=0)), "model.json is damaged .*'long_side'"),
+        (edited(lambda about: about["preset"].update(threshold=7)), "model.json is damaged .*'threshold' must lie in 0..1"),
+        (edited(lambda about: about["preset"].pop("threshold")), "model.json is damaged .*'threshold'"),
+        (edited(lambda about: about["categories"][0].update(id=50)), "model.json is damaged .*'num_classes'"),
+        (edited(lambda about: about["categories"][0].update(id=about["categories"][1]["id"])), "ids of their own"),
+        (edited(lambda about: about.update(categories=[])), "model.json is damaged .*ids of their own"),
+        (edited(lambda about: about.update(kind="foo")), "model.json is damaged .*'foo'"),
+        (edited(lambda about: about.update(kind="heatmaps")), "model.json is damaged .*do not fit 'kind'"),
+        (edited(lambda about: about.update(graphs={})), "model.json is damaged .*do not fit 'kind'"),
+        (edited(lambda about: about["graphs"].update(encode=None)), "model.json is damaged"),
+        (edited(lambda about: about.update(format="foo")), "model.json is damaged .*'format'"),
         (lambda f: (f / "model.json").write_text("["), "model.json is not valid JSON"),
-        (
-            lambda f: (f / "model.json").write_text('{"preset": {}, "categories": 3, "kind": "dot", "format": "onnx"}'),
-            "model.json: ",
-        ),
     ],
 )
 def test_damaged_exports_are_named(change, sentence: str, exported: dict, tmp_path: Path) -> None:
@@ -294,7 +330,7 @@ def test_what_cannot_be_exported_is_said(name: str, tmp_path: Path) -> None:
     if name == "folder":
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine.txt").write_text("kept")
-    sentence = {"masked attention": "masked attention", "half": "float32 on the CPU", "folder": "is there already"}[name]
+    sentence = {"masked attention": "masked attention", "half": "float32 on the CPU", "folder": "is not an empty folder"}[name]
     with pytest.raises(InputError, match=sentence):
         onnx_format.export(model, tmp_path / "out")
     assert name != "folder" or [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
@@ -303,9 +339,10 @@ def test_what_cannot_be_exported_is_said(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "openvino"])
 def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    (tmp_path / "model.json").write_text(
-        json.dumps({"preset": {}, "categories": [], "kind": "dot", "format": "onnx", "graphs": {}})
-    )
+    about = {"categories": [{"id": 1, "name": "sky", "isthing": 0}], "kind": "dot", "format": "onnx", "num_classes": 2}
+    about |= {"preset": {"short_side": 1, "long_side": 1, "threshold": 0.5}}
+    about |= {"graphs": dict.fromkeys(("encode", "decode", "dot_products"), {"inputs": [], "outputs": []})}
+    (tmp_path / "model.json").write_text(json.dumps(about))
     work = {
         "onnx": lambda: onnx_format.export(boxes(), tmp_path / "out"),
         "onnxruntime": lambda: onnx_format.OnnxEngine(tmp_path),

@@ -128,13 +128,16 @@ def test_transformers_computes_the_same(name: str, generation: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_what_was_exported_for_transformers_comes_back(tmp_path: Path) -> None:
-    model = drawn(PRESETS["r50"])
+@pytest.mark.parametrize("name", ["r50", "r18"])
+def test_what_was_exported_for_transformers_comes_back(name: str, tmp_path: Path) -> None:
+    model = drawn(PRESETS[name])
     transformers_format.export(model, tmp_path / "out")
     again = load(tmp_path / "out")
     for key, value in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[key], value, rtol=0, atol=0)
-    assert {c.id: c.name for c in again.categories if c.id in (1, 2, 4)} == {c.id: c.name for c in CATEGORIES}
+    assert again.categories == CATEGORIES  # which of them are stuff, too, and no class for a gap
+    sides = [(model.preset.short_side, model.preset.long_side, model.preset.threshold) for model in (model, again)]
+    assert sides[0] == sides[1]
 
 
 @pytest.mark.slow
@@ -213,7 +216,8 @@ def run(tmp_path: Path) -> Path:
 def test_the_card_says_what_the_run_wrote(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
     assert main(["export", str(run), "--to", "hub", str(out), "--repo", "me/site"]) == 0
-    assert "nothing is uploaded without --yes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing is uploaded without --yes" in said and f"scores and validation.png of {run}" in said
     card = (out / "README.md").read_text()
     for said in (
         'from_pretrained("me/site")',
@@ -232,6 +236,34 @@ def test_the_card_says_what_the_run_wrote(run: Path, tmp_path: Path, capsys: pyt
     assert "secret" not in card and "somebody" not in card
     assert Image.open(out / "validation.png").getpixel((0, 0)) == (255, 0, 0)  # the last one
     assert load(out).preset == load("tiny").preset
+
+
+def test_scores_are_of_the_weights_that_are_exported(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / "last.safetensors").write_bytes((run / "best.safetensors").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    run.rename(tmp_path / "tiny")  # and the shipped model of that name is not the run's
+    for number, name in enumerate(("tiny/last.safetensors", "tiny")):
+        assert main(["export", name, "--to", "hub", f"out{number}", "--repo", "me/site"]) == 0
+        assert "no scores" in capsys.readouterr().out
+        assert "## Scores" not in (tmp_path / f"out{number}" / "README.md").read_text()
+        assert sorted(path.name for path in (tmp_path / f"out{number}").iterdir()) == ["README.md", "model.safetensors"]
+    assert main(["export", "tiny/best.safetensors", "--to", "hub", "out", "--repo", "me/site"]) == 0
+    assert "## Scores" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["test.json", "options.json", "why/why.json"])
+def test_a_run_s_file_that_is_not_its_own_is_told(name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (run / name).write_text('{"data": 5}')
+    assert main(["export", str(run), "--to", "hub", str(tmp_path / "out"), "--repo", "me/site"]) == 2
+    assert "is not as a run writes it" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "mine.pth").write_text("mine")
+    assert main(["export", "tiny", "--to", "official", str(tmp_path / "mine.pth")]) == 2
+    assert "is there already" in capsys.readouterr().err and (tmp_path / "mine.pth").read_text() == "mine"
 
 
 @pytest.fixture
