@@ -159,8 +159,8 @@ def write_space(folder: Path, model: str) -> None:
     """
     if shipped_weights(model) is None and model not in PUBLISHED and not is_hub_name(model):
         raise InputError(f"{model} is no model that a Space can load: give tiny, a published one, or ORG/NAME of the hub")
-    text = Path(__file__).read_text(encoding="utf-8").replace('"MINIDETR_MODEL", "tiny"', f'"MINIDETR_MODEL", {model!r}')
-    (folder / "app.py").write_text(text, encoding="utf-8")
+    before, _, after = Path(__file__).read_text(encoding="utf-8").rpartition('"tiny"')  # at the file's end
+    (folder / "app.py").write_text(f'{before}"{model}"{after}', encoding="utf-8")
     (folder / "requirements.txt").write_text("minidetr[app] @ git+https://github.com/minidetr/minidetr\n", encoding="utf-8")
     (folder / "README.md").write_text(SPACE.format(title=model.rsplit("/", 1)[-1], model=model), encoding="utf-8")
 
