@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from benchmarks import after, engines, steps
-from benchmarks.gpu import HEADS, main
+from benchmarks.gpu import HEADS
 from benchmarks.plain import PlainDETR
 from benchmarks.results import RESULTS, write_section
 from minidetr.data.batch import Batch
@@ -24,7 +26,8 @@ from tests.model.spread import spread
 
 
 def test_the_gpu_benchmark_in_its_small_form(tmp_path):
-    main(["--device", "cpu", "--small", "--output", str(tmp_path / "GPU.md")])
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--small", "--output", str(tmp_path / "GPU.md")]
+    subprocess.run(command, check=True, cwd=RESULTS.parents[1])  # as people call it; compiled code beside nobody else's libraries
     written = (tmp_path / "GPU.md").read_text()
     assert re.match(r"# On .+\n\n\d{4}-\d\d-\d\d, torch ", written)
     for head in HEADS.values():
