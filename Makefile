@@ -30,7 +30,8 @@ demo: install  ## segment held-out scenes with the shipped weights; pictures and
 
 # WORKERS processes of one thread each: with a thread for every core in each of them they would wait for one another.
 test: lint  ## lint, every test, then every lesson
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/export
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/export # by themselves: other tests fork, which a process with OpenVINO's threads does not survive
 	$(MAKE) lessons
 
 lessons: install  ## run every lesson and compare its chosen cells with what is committed
