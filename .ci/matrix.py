@@ -47,7 +47,8 @@ def environment(name: str, command: str, pins: tuple[str, ...]) -> Path:
 
 def tested(name: str, python: Path) -> tuple[bool, str]:
     """Run the tests; whether they passed, and pytest's last line."""
-    command = [python, "-m", "pytest", "-q", "-n", os.environ.get("WORKERS", "2"), "--dist", "loadfile", "--ignore=tests/export"]  # these need packages that not every row has
+    workers = ["-n", os.environ.get("WORKERS", "2"), "--dist", "loadfile"]
+    command = [python, "-m", "pytest", "-q", *workers, "--ignore=tests/export"]  # those run by themselves, in `make test`
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
