@@ -63,12 +63,14 @@ def step_of(name: str, side: int) -> Build:
         total = lambda: objective(batch, targets)["total"]  # noqa: E731
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-6)
 
-    def run() -> None:
+    def run() -> float:
         optimizer.zero_grad()
-        total().backward()
+        loss = total()
+        loss.backward()
         optimizer.step()
+        return float(loss)
 
-    return run, lambda nothing: nothing
+    return run, lambda loss: loss
 
 
 def main() -> None:

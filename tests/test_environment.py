@@ -89,9 +89,10 @@ for name in ("onnx", "onnxscript", "onnxruntime", "openvino", "gradio", "transfo
     sys.modules[name] = None  # as if it were not installed
 import minidetr, minidetr.app, minidetr.commands.main, minidetr.curate.foreign
 import minidetr.export.engines, minidetr.export.hub, minidetr.export.transformers
-model = minidetr.PanopticDETR.from_pretrained("tiny")
+print(type(minidetr.PanopticDETR.from_pretrained("tiny")).__name__)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "PanopticDETR\n", done.stderr
 
 
 def test_heic_photos_are_an_extra_that_nothing_needs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ from minidetr.presets import Preset, from_plain
 ABOUT = "model.json"  # what a folder of graphs says of itself
 
 
-class Engine:
+class Engine(ABC):
     """Runs the graphs of a folder. A subclass says how one is run: `run(name, inputs)` with arrays in and out, by their names."""
 
     def __init__(self, folder: Path):
@@ -50,9 +51,9 @@ class Engine:
             raise InputError(f"{folder / ABOUT} is damaged ({why}): export the model again") from error
         self.folder = folder
 
+    @abstractmethod
     def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of the graph `name`, by their names."""
-        raise NotImplementedError
 
     def segment(self, images: Sequence[ImageSource], threshold: float | None = None, batch_size: int = 1) -> list[Panoptic]:
         """As `PanopticDETR.segment`, but of one image after the other: a `batch_size` above 1 raises InputError, too."""

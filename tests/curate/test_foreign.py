@@ -187,6 +187,8 @@ def test_it_segments_photos_of_any_size(folder: Path) -> None:
         segmented += len(panoptic.segments)
     assert segmented
     assert model.segment([photo], 1.0)[0].segments == []
+    with pytest.raises(InputError, match="one photo after the other"):
+        model.segment([photo], batch_size=2)
 
 
 @pytest.mark.slow

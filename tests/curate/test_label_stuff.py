@@ -57,6 +57,11 @@ def mapping_of(folder: Path, text: str) -> StuffMapping:
     return StuffMapping.read(folder / "stuff.toml")
 
 
+def test_two_classes_of_one_name_are_both_folded(tmp_path: Path):
+    mapping = mapping_of(tmp_path, '[stuff]\nroad = ["lane"]')
+    assert mapping.fold([Category(7, "lane", True), Category(8, "lane", True)]) == {7: 1, 8: 1}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
