@@ -13,7 +13,6 @@ raises, so that a notebook with unsolved exercises runs to its end.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minidetr.course.listing import source as source
+from minidetr.course.photographs import photograph as photograph
+from minidetr.course.photographs import published_model as published_model
 from minidetr.model import PanopticDETR
 from minidetr.presets import preset
 from minidetr.weights.published import cached, coco_categories
@@ -123,8 +125,3 @@ def reference_model() -> PanopticDETR:
     print("ResNet-50 DETR with random weights: right for shapes, not for looking at (the published ones are not downloaded here)")
     torch.manual_seed(0)
     return PanopticDETR(preset("r50"), coco_categories(250), 250).eval()
-
-
-def source(*things: Any) -> None:
-    """Print the package's own source of functions or classes: what a reader sees is the code that runs."""
-    print("\n\n".join(inspect.getsource(thing).rstrip() for thing in things))

@@ -13,105 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 from torch import Tensor
 
 from minidetr.course.cost import cost_figure
-from minidetr.course.trace import SCENE, Trace, draw_box, example, plain, principal_colors
+from minidetr.course.pipeline import INK, LIT, STAGES, TRAINING, arrow
+from minidetr.course.pipeline import pipeline as pipeline  # the lessons say figures.pipeline
+from minidetr.course.trace import Trace, draw_box, example, plain, principal_colors
 from minidetr.course.trace import draw_rectangle as draw_rectangle  # the lessons say figures.draw_rectangle and figures.trace
 from minidetr.course.trace import trace as trace
-from minidetr.panoptic import Panoptic, whole_file
+from minidetr.panoptic import whole_file
 from minidetr.plot import labelled_overlay, new_figure, overlay, picture_of
-from minidetr.scenes.render import render_scene
-
-LIT, INK, DIM = "#d55e00", "#1f2328", 0.28  # frame of the stage that is lit, text, opacity of the others
-
-
-# --- the pipeline -----------------------------------------------------------------------------------------------------------
-
-# name of the stage: (title, shape at 640x640 with ResNet-50)
-STAGES = {
-    "image": ("image", "3 x 640 x 640"),
-    "backbone": ("ResNet-50", "Res5: 2048 x 20 x 20"),
-    "encoder": ("encoder", "256 x 20 x 20"),
-    "decoder": ("decoder and heads", "100 classes and boxes"),
-    "heatmaps": ("attention heatmaps", "K x 8 x 20 x 20"),
-    "mask_head": ("FPN mask head", "K x 160 x 160"),
-    "merge": ("pixel-wise argmax", "640 x 640 ids"),
-    "quality": ("panoptic quality", "PQ = SQ x RQ"),
-}
-TRAINING = {"matching": (3, "in training: matching, set loss"), "mask_losses": (5, "in training: DICE and focal loss")}
-
-
-def pipeline(*lit: str) -> Image.Image:
-    """The whole way of an image, with the stages named `lit` highlighted: names of STAGES, "matching" or "mask_losses"."""
-    unknown = set(lit) - {*STAGES, *TRAINING}
-    if unknown:
-        raise ValueError(f"there is no stage {', '.join(sorted(unknown))}: choose from {', '.join([*STAGES, *TRAINING])}")
-    found = example()
-    figure = new_figure(8.3, 5.5)
-    figure.set_layout_engine("none")
-    page = figure.add_axes((0, 0, 1, 1), xlim=(0, 8.3), ylim=(0, 5.5))
-    page.axis("off")
-    width, left, bottoms = 1.55, 0.33, (3.35, 0.62)  # of the pictures, in inches
-    for number, (name, (title, shape)) in enumerate(STAGES.items()):
-        x, y = left + 2.03 * (number % 4), bottoms[number // 4]
-        bright = 1.0 if not lit or name in lit else DIM
-        if name in lit:
-            frame = FancyBboxPatch((x - 0.08, y - 0.33), width + 0.16, width + 0.68, "round,pad=0,rounding_size=0.1")
-            frame.set(facecolor="#fff4e8", edgecolor=LIT, linewidth=2.5)
-            page.add_patch(frame)
-        axes = figure.add_axes((x / 8.3, y / 5.5, width / 8.3, width / 5.5))
-        thumbnail(axes, name, found)
-        for artist in (*axes.images, *axes.lines, *axes.texts, *axes.patches):
-            artist.set_alpha(bright)
-        page.text(x + width / 2, y + width + 0.12, title, ha="center", fontsize=10.5, weight="bold", alpha=max(bright, 0.45))
-        page.text(x + width / 2, y - 0.2, shape, ha="center", fontsize=9.5, alpha=max(bright, 0.45))
-        if number % 4:
-            arrow(page, (x - 0.43, y + width / 2), (x - 0.05, y + width / 2))
-    down = left + 3 * 2.03 + width / 2  # from the decoder to the second row
-    page.plot([down, down, 0.14, 0.14], [3.02, 2.79, 2.79, bottoms[1] + width / 2], color=INK, linewidth=1.4)
-    arrow(page, (0.12, bottoms[1] + width / 2), (0.31, bottoms[1] + width / 2))
-    for name, (column, text) in TRAINING.items():
-        x, y = left + 2.03 * (column % 4) + width / 2, (5.33, 0.16)[column // 4]
-        on = name in lit
-        box = {"boxstyle": "round,pad=0.3", "facecolor": "#fff4e8" if on else "white", "edgecolor": LIT if on else "#afb8c1"}
-        page.text(min(x, 6.95), y, text, ha="center", va="center", fontsize=9, bbox=box, weight="bold" if on else "normal")
-    return picture_of(figure)
-
-
-def thumbnail(axes: Axes, name: str, found: Trace) -> None:
-    """What a stage of the pipeline made of the image."""
-    k = found.object()
-    categories = found.model.categories
-    if name in ("image", "decoder"):
-        plain(axes, found.image)
-        if name == "decoder":
-            for one in range(len(found.labels)):
-                draw_box(axes, found, one, width=1.5)
-    elif name == "backbone":
-        plain(axes, principal_colors(found.seen.features.res5[0]))
-    elif name == "encoder":
-        plain(axes, principal_colors(found.seen.memory[0]))
-    elif name == "heatmaps":
-        plain(axes, found.heatmaps[k].sum(0), cmap="magma")
-    elif name == "mask_head":
-        plain(axes, found.masks[k].sigmoid(), cmap="magma", vmin=0, vmax=1)
-    elif name == "merge":
-        plain(axes, overlay(found.image, found.panoptic, categories))
-    else:
-        truth = render_scene(SCENE)
-        known = Panoptic.of_entries(truth.segment_ids, truth.segments_info, categories)
-        plain(axes, overlay(found.image, known, categories))
-        white = {"fontsize": 9, "color": "white", "weight": "bold", "backgroundcolor": "#1f2328aa"}
-        axes.text(0.5, 0.07, "against the truth", white, transform=axes.transAxes, ha="center")
-
-
-def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """A thin arrow between two points of the page."""
-    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=INK, linewidth=1.4, shrinkA=0, shrinkB=0))
-
 
 # --- what single stages do ---------------------------------------------------------------------------------------------------
 

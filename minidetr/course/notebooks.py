@@ -28,7 +28,7 @@ else:  # pragma: no cover
     import tomli as tomllib
 
 FOLDER = Path("notebooks")
-WORDS, LINES, MEDIAN = (800, 2000), (80, 200), 5  # bounds of a lesson: words, lines of code, lines of its median cell
+WORDS, LINES, MEDIAN = (800, 2200), (80, 220), 5  # bounds of a lesson: words, lines of code, lines of its median cell
 TIME_LIMIT = 240  # seconds for one cell
 SET_UP = """\
 import sys

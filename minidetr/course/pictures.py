@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from ipywidgets import FloatSlider, HBox, IntSlider, VBox
 from ipywidgets import Image as ImageWidget
 from matplotlib.axes import Axes
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from minidetr.course.figures import titled
 from minidetr.course.trace import plain, principal_colors
-from minidetr.plot import few_colors, new_figure, picture_of
+from minidetr.plot import INK, PAPER, few_colors, font, new_figure, picture_of
 
 
 def row(
@@ -56,10 +58,25 @@ def look(picture: np.ndarray, width: int = 480) -> Image.Image:
     return few_colors(Image.fromarray(picture).resize((width, height), way))
 
 
-def sliders(picture: Callable[..., Image.Image], **ranges: tuple[float, float, float]) -> VBox:
+class Sliders(VBox):
+    """A widget of sliders over a picture; a page that doesn't run shows `still` instead, which `sliders` made."""
+
+    still: bytes = b""
+
+    def _repr_mimebundle_(self, **how: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**how)
+        bundle["image/png"] = base64.b64encode(self.still).decode()
+        bundle["text/plain"] = "sliders over a picture: run the cell to move them"
+        return bundle
+
+
+def sliders(
+    picture: Callable[..., Image.Image], stills: Sequence[dict[str, float]] = (), **ranges: tuple[float, float, float]
+) -> Sliders:
     """A widget that shows `picture(**values)`, with a slider for each argument: name = (its first value, smallest, largest).
 
-    Whole numbers step by one, others by a fiftieth of their range.
+    Whole numbers step by one, others by a fiftieth of their range. A page that doesn't run, as on GitHub, shows the pictures of
+    the values `stills` below one another, each with its values above it; by default that of the first values alone.
     """
     screen = ImageWidget(format="png")
     bars = {}
@@ -69,11 +86,37 @@ def sliders(picture: Callable[..., Image.Image], **ranges: tuple[float, float, f
         bars[name] = kind(first, min=low, max=high, step=step, description=name, continuous_update=False)
 
     def show(_: object = None) -> None:
-        buffer = io.BytesIO()
-        picture(**{name: bar.value for name, bar in bars.items()}).save(buffer, format="png")
-        screen.value = buffer.getvalue()
+        screen.value = png(picture(**{name: bar.value for name, bar in bars.items()}))
 
     for bar in bars.values():
         bar.observe(show, "value")
     show()
-    return VBox([HBox(list(bars.values())), screen])
+    widget = Sliders([HBox(list(bars.values())), screen])
+    first_values = {name: values[0] for name, values in ranges.items()}
+    widget.still = png(stacked([(described(values), picture(**values)) for values in stills or [first_values]]))
+    return widget
+
+
+def described(values: dict[str, float]) -> str:
+    """Sliders' values in words: "row = 8, column = 3"."""
+    return ", ".join(f"{name} = {value:.3g}" for name, value in values.items())
+
+
+def stacked(parts: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Pictures below one another, each with a line of text above it."""
+    line = 26
+    width, height = max(part.width for _, part in parts), sum(part.height + line for _, part in parts)
+    page = Image.new("RGB", (width, height), PAPER)
+    draw, top = ImageDraw.Draw(page), 0
+    for words, part in parts:
+        draw.text((8, top + 5), f"(stands still here) {words}", fill=INK, font=font(15))
+        page.paste(part.convert("RGB"), (0, top + line))
+        top += part.height + line
+    return few_colors(page)
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png")
+    return buffer.getvalue()

@@ -40,6 +40,36 @@ class Trace:
     masks: Tensor  # K H/4 W/4 logits
     panoptic: Panoptic
 
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:15} {shape:14} {meaning}" for name, shape, meaning in self.table())
+
+    def _repr_markdown_(self) -> str:
+        rows = [f"| `{name}` | {shape} | {meaning} |" for name, shape, meaning in self.table()]
+        return "\n".join(["| field | shape | what it is |", "|---|---|---|", *rows])
+
+    def table(self) -> list[tuple[str, str, str]]:
+        """What the fields hold: name, shape, meaning."""
+
+        def of(values: Any) -> str:
+            return " x ".join(str(size) for size in values.shape)
+
+        return [
+            ("model", "", f"the model that looked, {len(self.seen.logits[0])} queries"),
+            ("image", of(self.image), "the image, uint8"),
+            ("batch", of(self.batch.images), "the same, normalised, as a batch of one"),
+            ("seen", "", "what `model.detect(batch)` gives: features, memory, queries, logits, boxes"),
+            ("query_index", of(self.query_index), "numbers of the K queries that are kept"),
+            ("scores", of(self.scores), "the highest class probability of each"),
+            ("labels", of(self.labels), f"the class of each: {', '.join(self.names())}"),
+            ("heatmaps", of(self.heatmaps), "K x M x h x w, where the heads of each look"),
+            ("masks", of(self.masks), "K x H/4 x W/4, mask logits of each"),
+            (
+                "panoptic",
+                of(self.panoptic.segment_ids),
+                f"`segment_ids`, a number per pixel, and {len(self.panoptic.segments)} `segments`",
+            ),
+        ]
+
     def boxes(self) -> Tensor:
         """The boxes of the kept objects, K 4: left, top, right, bottom in pixels."""
         height, width = self.image.shape[:2]

@@ -1,4 +1,5 @@
-"""Every exercise of the course: its stub is "not done yet", its folded solution is right, plausible wrong answers are caught."""
+"""Every exercise of the course: its stub is "not done yet", its folded solution and harmless variants of it are right, plausible
+wrong answers are caught."""
 
 from __future__ import annotations
 
@@ -50,12 +51,13 @@ def checks(path: Path) -> Any:
     return importlib.import_module(f"minidetr.course.lesson{path.name[:2]}")
 
 
-def wrong_answers(path: Path) -> dict[str, list[tuple[str, str]]]:
-    file = Path(__file__).parent / "wrong" / f"lesson{path.name[:2]}.py"
-    spec = importlib.util.spec_from_file_location(f"wrong_lesson{path.name[:2]}", file)
+def attempts(path: Path) -> Any:
+    """What learners may write: WRONG[exercise] = [(code, words of the verdict)], HARMLESS[exercise] = [right code]."""
+    file = Path(__file__).parent / "attempts" / f"lesson{path.name[:2]}.py"
+    spec = importlib.util.spec_from_file_location(f"attempts_lesson{path.name[:2]}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.WRONG
+    return module
 
 
 def verdict(path: Path, name: str, code: str, argument: str) -> Verdict:
@@ -69,8 +71,8 @@ CASES = [pytest.param(path, name, id=f"{path.name[:2]}-{name}") for path in LESS
 
 
 def test_there_are_enough_exercises():
-    assert len(LESSONS) == 15
-    assert len(CASES) >= 30
+    assert len(LESSONS) == 16
+    assert len(CASES) >= 45
     for path in LESSONS:
         assert len(exercises(path)) >= 2, path.name
 
@@ -79,7 +81,13 @@ def test_there_are_enough_exercises():
 def test_every_check_has_its_exercise(path):
     written = {name for name, value in vars(checks(path)).items() if isinstance(value, Exercise)}
     assert written == set(exercises(path))
-    assert set(wrong_answers(path)) == written
+    assert set(attempts(path).WRONG) == written
+    assert set(attempts(path).HARMLESS) == {name for name in written if asks_for_code(path, name)}
+
+
+def asks_for_code(path: Path, name: str) -> bool:
+    """Whether an exercise wants a function or class; others want a number or a choice."""
+    return bool(re.search(r"^(def|class) ", exercises(path)[name][0], re.MULTILINE))
 
 
 @pytest.mark.parametrize("path, name", CASES)
@@ -98,12 +106,21 @@ def test_the_solution_is_right(path, name):
 
 @pytest.mark.parametrize("path, name", CASES)
 def test_wrong_answers_are_caught(path, name):
-    argument, wrong = exercises(path)[name][1], wrong_answers(path)[name]
-    assert len(wrong) >= 2
+    argument, wrong = exercises(path)[name][1], attempts(path).WRONG[name]
+    assert len(wrong) >= 3
     for code, words in wrong:
         found = verdict(path, name, code, argument)
         assert found.state == "wrong", f"not caught:\n{code}"
         assert words in found.sentence
+
+
+@pytest.mark.parametrize("path, name", [case for case in CASES if asks_for_code(*case.values)])
+def test_the_same_in_other_words_is_right(path, name):
+    argument, harmless = exercises(path)[name][1], attempts(path).HARMLESS[name]
+    assert len(harmless) >= 2
+    for code in harmless:
+        found = verdict(path, name, code, argument)
+        assert found.state == "right", f"{found.sentence}\n{code}"
 
 
 def test_verdicts():

@@ -51,7 +51,7 @@ every_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.na
 
 
 def test_the_course_is_whole():
-    assert [path.name[:2] for path in LESSONS] == [f"{number:02}" for number in (*range(13), 14, 15)]
+    assert [path.name[:2] for path in LESSONS] == [f"{number:02}" for number in range(16)]
 
 
 @every_lesson
@@ -126,6 +126,51 @@ def test_nothing_else_is_about_colab(path):
     for cell in care.code_cells(notebook):
         if "colab" not in cell.metadata.get("tags", []):
             assert "google.colab" not in cell.source
+
+
+EXERCISE = re.compile(r"^### Exercise (\d+) · (core|stretch|no typing) · (\d+) min: \S", re.MULTILINE)
+
+
+@every_lesson
+def test_exercises_come_first_and_say_their_level_and_minutes(path):
+    notebook = read(path)
+    found = [match for cell in notebook.cells for match in EXERCISE.finditer(cell.source)]
+    assert [int(match[1]) for match in found] == list(range(1, len(found) + 1))
+    assert {match[2] for match in found} == {"core", "stretch", "no typing"}
+    code = list(care.code_cells(notebook))
+    first = next(number for number, cell in enumerate(code) if "exercise" in cell.metadata.get("tags", []))
+    listings = [number for number, cell in enumerate(code) if "course.source(" in cell.source]
+    assert not listings or first < min(listings), "build before you see"
+
+
+@every_lesson
+def test_a_lesson_has_its_parts(path):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    parts = {title: body for title, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)}
+    assert parts["Recall"].count("<details>") == 3
+    assert len(parts["What came after"].split()) >= 40
+    assert "https://arxiv.org/abs/2005.12872" in parts["References"]
+    code = "\n".join(cell.source for cell in care.code_cells(read(path)))
+    assert "schematic" in code
+    if re.search(r"principal_colors|pictures\.beside|compared\(", code):
+        assert "PCA" in text
+
+
+@every_lesson
+def test_listings_are_highlighted_and_no_wider_than_a_page(path):
+    for cell in care.code_cells(read(path)):
+        if "course.source(" in cell.source:
+            (output,) = (output for output in cell.outputs if "data" in output)
+            assert output.data["text/markdown"].startswith("```python")
+            assert max(map(len, output.data["text/plain"].splitlines())) <= 100, cell.source
+
+
+@every_lesson
+def test_widgets_have_a_picture_for_a_page_that_does_not_run(path):
+    for cell in care.code_cells(read(path)):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            assert "application/vnd.jupyter.widget-view+json" not in data or "image/png" in data, cell.source
 
 
 @every_lesson

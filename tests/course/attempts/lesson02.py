@@ -1,4 +1,4 @@
-"""Wrong answers to lesson 02's exercises, and a piece of what the learner should read."""
+"""What learners may write for lesson 02's exercises, and a piece of what the learner should read."""
 
 from __future__ import annotations
 
