@@ -185,22 +185,28 @@ def render_scene(seed: int, height: int = SCENE_SIZE, width: int = SCENE_SIZE) -
     """
     if seed < 0 or min(height, width) < 32:
         raise InputError(f"render_scene needs a seed >= 0 and sides of at least 32 pixels, but got seed {seed}, {height} x {width}")
-    attempt = 0
-    view = View(np.random.Generator(np.random.PCG64([seed, attempt])), height, width)
-    while True:
-        image, segment_ids, things = view.paint()
-        ids = np.unique(segment_ids)
-        areas = np.bincount(segment_ids.ravel(), minlength=VEGETATION + 1 + len(things))
-        hidden = [item for segment_id, item in things.items() if areas[segment_id] < SMALLEST_VISIBLE * height * width]
-        if not hidden and len(things) >= 2:
-            break
-        view.items = [item for item in view.items if item not in hidden]
-        if len(things) - len(hidden) < 2:  # nearly empty: another site for the same seed
-            attempt += 1
-            view = View(np.random.Generator(np.random.PCG64([seed, attempt])), height, width)
+    _, (image, segment_ids, things) = settled(seed, height, width)
+    ids = np.unique(segment_ids)
     areas, boxes = boxes_of_ids(segment_ids, ids)
     info = []
     for i, area, box in zip(ids.tolist(), areas.tolist(), boxes.tolist(), strict=True):
         category_id = things[i].category_id if i in things else i
         info.append({"id": i, "category_id": category_id, "area": area, "bbox": box, "iscrowd": 0})
     return Scene(image, segment_ids, info)
+
+
+def settled(seed: int, height: int, width: int) -> tuple[View, tuple[np.ndarray, np.ndarray, dict[int, Item]]]:
+    """The view of a seed without the things that would hardly be seen, and what it paints."""
+    attempt = 0
+    view = View(np.random.Generator(np.random.PCG64([seed, attempt])), height, width)
+    while True:
+        painted = view.paint()
+        _, segment_ids, things = painted
+        areas = np.bincount(segment_ids.ravel(), minlength=VEGETATION + 1 + len(things))
+        hidden = [item for segment_id, item in things.items() if areas[segment_id] < SMALLEST_VISIBLE * height * width]
+        if not hidden and len(things) >= 2:
+            return view, painted
+        view.items = [item for item in view.items if item not in hidden]
+        if len(things) - len(hidden) < 2:  # nearly empty: another site for the same seed
+            attempt += 1
+            view = View(np.random.Generator(np.random.PCG64([seed, attempt])), height, width)
