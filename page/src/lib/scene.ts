@@ -6,7 +6,7 @@ type Triple = [number, number, number];
 export type Shape = ['polygon' | 'ellipse' | 'bar', number[], number[]];
 
 export interface Light { zenith: Triple; haze: Triple; tint: Triple; shadow: number; visibility: number; clouds: number }
-export interface Item { category: number; across: number; depth: number; facing: number; shapes: Shape[] }
+export interface Item { category: number; across: number; depth: number; facing: number; shapes: Shape[]; /** Taken out of the scene. */ gone?: boolean }
 export interface Scene {
   seed: number; light: number; ground: Triple; horizon: number; camera_height: number; focal: number; roughness: number;
   sun: number; exposure: number; contrast: number; grain: number; offset: number[]; cast: Triple; items: Item[];
@@ -99,6 +99,7 @@ function blur(layer: Float32Array, side: number, radius: number): void {
 function shadows(scene: Scene, stock: Stock, side: number): Float32Array {
   const layer = new Float32Array(side * side);
   for (const item of scene.items) {
+    if (item.gone) continue;
     const [across, down] = footOf(scene, item), metre = (side * scene.focal) / item.depth;
     const half = stock.footprints[item.category] * metre * 1.15, deep = Math.max(1, 0.16 * half);
     const x = across * side + scene.sun * stock.footprints[item.category] * metre, y = down * side;
@@ -176,7 +177,7 @@ export function render(scene: Scene, stock: Stock, tiles: Tiles, side: number): 
     ids.fill(ground ? GROUND : SKY, y * wide, (y + 1) * wide);
   }
   const categories = [0, SKY, GROUND, BUILDING, VEGETATION], items: Record<number, number> = {};
-  const order = scene.items.map((_, i) => i).sort((a, b) => scene.items[b].depth - scene.items[a].depth);
+  const order = scene.items.map((_, i) => i).filter((i) => !scene.items[i].gone).sort((a, b) => scene.items[b].depth - scene.items[a].depth);
   for (const index of order) {
     const item = scene.items[index];
     let id = item.category;

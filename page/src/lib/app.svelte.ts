@@ -1,0 +1,353 @@
+/** What the page knows and does: one scene or photo, what the model makes of it, and what a person changed. */
+import { apply, changes, read, write } from './address';
+import { Remote, type Progress } from './calls';
+import { classesOf } from './merge';
+import { mistakes } from './colours';
+import type { About, Explained, Masked, Prediction, Seen } from './model';
+import { readModel, readPhoto, type Photo } from './photo';
+import type { Item, Picture, Scene, Stock } from './scene';
+
+export const STILL = 288, MOVING = 192; // pixels: the scene's side when it rests, and while something is dragged
+export const STAGES = ['image', 'backbone', 'encoder', 'boxes', 'heatmaps', 'masks', 'argmax'] as const;
+export type Stage = (typeof STAGES)[number];
+
+interface Looked { pixels: Uint8ClampedArray<ArrayBuffer>; width: number; height: number; seen: Seen; masked: Masked; truth: Uint8Array | null; milliseconds: number }
+interface Colours { projected: Tinted | null; memory: Tinted | null }
+interface Tinted { size: [number, number]; rgba: Uint8ClampedArray<ArrayBuffer> }
+interface Attention { values: Float32Array; layers: number; heads: number }
+
+const nothing = { query: -1, muted: [] as number[], painted: null as Float32Array | null, embedding: null as Float32Array | null };
+
+export class App {
+  state = $state<'loading' | 'ready' | 'failed'>('loading');
+  progress = $state<Progress>({ loaded: 0, total: 0 });
+  failure = $state('');
+  notice = $state('');
+  about = $state.raw<About | null>(null);
+  stock = $state.raw<Stock | null>(null);
+  number = $state(0);
+  scene = $state.raw<Scene | null>(null);
+  photo = $state.raw<Photo | null>(null);
+  picture = $state.raw<Picture | null>(null);
+  looked = $state.raw<Looked | null>(null);
+  explained = $state.raw<Explained | null>(null);
+  colours = $state.raw<Colours | null>(null);
+  attention = $state.raw<Attention | null>(null);
+  threshold = $state(0.7);
+  query = $state<number | null>(null);
+  selected = $state<number | null>(null);
+  stage = $state<Stage>('image');
+  change = $state.raw({ ...nothing });
+  carried = $state.raw<{ embedding: Float32Array; name: string } | null>(null);
+  dragging = $state(false);
+  ownModel = $state('');
+
+  private painter!: Remote;
+  private model!: Remote;
+  private painting: Promise<void> | null = null;
+  private looking: Promise<void> | null = null;
+  private paintAgain = false;
+  private lookAgain = false;
+  /** Milliseconds of each step while something was dragged, for those who measure. */
+  steps: number[] = [];
+
+  names = $derived(new Map((this.about?.categories ?? []).map((category) => [category.id, category.name])));
+  byId = $derived(new Map((this.about?.categories ?? []).map((category) => [category.id, category])));
+  chosen = $derived<Prediction | null>(this.looked?.masked.kept.find(({ query }) => query === this.query) ?? null);
+  checked = $derived.by(() => {
+    if (!this.looked?.truth || this.ownModel) return null;
+    const { pixels, masked, truth } = this.looked;
+    return mistakes(pixels, classesOf(masked.owners, masked.kept), truth);
+  });
+
+  async begin(): Promise<void> {
+    try {
+      if (!WebAssembly.validate(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11]))) {
+        throw new Error('this browser lacks WebAssembly SIMD, which the model needs: update it, or take a newer one (every large one has had it since 2023)');
+      }
+      const base = document.baseURI.replace(/[?#].*$/, '');
+      this.painter = new Remote(new Worker(new URL('./painter.worker.ts', import.meta.url), { type: 'module' }));
+      this.model = new Remote(new Worker(new URL('./model.worker.ts', import.meta.url), { type: 'module' }), (progress) => (this.progress = progress));
+      const starting = this.model.call<About>('begin', { base });
+      this.stock = (await (await fetch(new URL('model/scenes.json', base))).json()) as Stock;
+      await this.painter.call('begin', this.stock);
+      const view = read(location.hash), first = this.stock.scenes.findIndex(({ seed }) => seed === view.scene);
+      this.show(first >= 0 ? first : this.inviting());
+      if (view.light !== null && this.stock.lights[view.light]) this.scene!.light = view.light;
+      if (view.items) apply(this.scene!, view.items, (category) => this.sample(category));
+      if (STAGES.includes(view.stage as Stage)) this.stage = view.stage as Stage;
+      await this.paint();
+      this.about = await starting;
+      this.threshold = view.threshold ?? this.about.preset.threshold;
+      this.query = view.query;
+      this.state = 'ready';
+      await this.look();
+    } catch (error) {
+      this.state = 'failed';
+      this.failure = (error as Error).message;
+    }
+  }
+
+  /** A scene to begin with: a worker stands before a truck. */
+  private inviting(): number {
+    const found = this.stock!.scenes.findIndex(({ items }) => {
+      const truck = items.find(({ category }) => category === 6), worker = items.find(({ category }) => category === 10);
+      return truck && worker && worker.depth < truck.depth && truck.depth < 16 && worker.depth < 12;
+    });
+    return Math.max(0, found);
+  }
+
+  /** Any thing of a class, to add one like it. */
+  sample(category: number): Item | undefined {
+    for (const { items } of this.stock!.scenes) for (const item of items) if (item.category === category) return item;
+    return undefined;
+  }
+
+  show(number: number): void {
+    this.number = number;
+    this.photo = null;
+    this.selected = null;
+    this.scene = structuredClone(this.stock!.scenes[number]);
+    this.unchange();
+  }
+
+  async open(number: number): Promise<void> {
+    this.show(number);
+    await this.changed();
+  }
+
+  /** The scene changed: draw it, and look at it; calls while that goes on become one. */
+  async changed(): Promise<void> {
+    this.unchange();
+    await this.paint();
+    await this.look();
+  }
+
+  private unchange(): void {
+    this.change = { ...nothing };
+  }
+
+  private paint(): Promise<void> {
+    this.paintAgain = true;
+    return (this.painting ??= (async () => {
+      while (this.paintAgain && this.scene) {
+        this.paintAgain = false;
+        const side = this.dragging ? MOVING : STILL;
+        this.picture = await this.painter.call<Picture>('paint', { scene: this.scene, side });
+      }
+      this.painting = null;
+    })());
+  }
+
+  look(): Promise<void> {
+    this.lookAgain = true;
+    if (this.state !== 'ready') return Promise.resolve();
+    return (this.looking ??= (async () => {
+      try {
+        while (this.lookAgain) {
+          this.lookAgain = false;
+          const start = performance.now(), moving = this.dragging, given = this.given();
+          if (!given) break;
+          const { pixels, width, height, truth } = given;
+          const result = await this.model.call<{ seen: Seen; masked: Masked }>('look', { rgba: pixels, width, height, threshold: this.threshold });
+          this.looked = { pixels, width, height, truth, ...result, milliseconds: performance.now() - start };
+          if (moving) this.steps.push(performance.now() - start);
+          this.settle();
+          if (!moving && !this.lookAgain) await this.inspect();
+        }
+      } catch (error) {
+        this.notice = (error as Error).message;
+      }
+      this.looking = null;
+    })());
+  }
+
+  private given(): { pixels: Uint8ClampedArray<ArrayBuffer>; width: number; height: number; truth: Uint8Array | null } | null {
+    if (this.photo) return { ...this.photo, truth: null };
+    if (!this.picture) return null;
+    const { pixels, side, truth, categories } = this.picture;
+    return { pixels, width: side, height: side, truth: truth.map((id) => categories[id]) };
+  }
+
+  /** After a look: the chosen query is one that is kept. */
+  private settle(): void {
+    const kept = this.looked!.masked.kept;
+    if (kept.some(({ query }) => query === this.query)) return;
+    const things = kept.filter(({ label }) => this.byId.get(label)?.isthing), areas = this.looked!.masked.owners.area;
+    const largest = [...(things.length ? things : kept)].sort((a, b) => areas[kept.indexOf(b)] - areas[kept.indexOf(a)])[0];
+    this.query = largest?.query ?? null;
+  }
+
+  /** What the opened stage shows of the resting image. */
+  private async inspect(): Promise<void> {
+    this.address();
+    this.colours = await this.model.call<Colours>('colours');
+    this.attention = this.stage === 'encoder' ? await this.model.call<Attention | null>('attention') : null;
+    this.explained = this.query === null ? null : await this.model.call<Explained>('explain', { query: this.query });
+  }
+
+  async choose(query: number | null): Promise<void> {
+    if (query === this.query) return;
+    const changed = this.change.query >= 0;
+    this.unchange();
+    this.query = query;
+    if (changed) await this.again();
+    else await this.waited(() => this.inspect());
+  }
+
+  async openStage(stage: Stage): Promise<void> {
+    this.stage = stage;
+    this.address();
+    if (stage === 'encoder' && !this.attention) await this.waited(async () => { this.attention = await this.model.call('attention'); });
+  }
+
+  /** Threshold or heatmaps changed: masks and argmax once more. */
+  async again(): Promise<void> {
+    await this.waited(async () => {
+      const start = performance.now(), change = this.change.query >= 0 ? this.change : null;
+      const masked = await this.model.call<Masked>('segment', { threshold: this.threshold, change });
+      this.looked = { ...this.looked!, masked, milliseconds: performance.now() - start };
+      this.settle();
+      await this.inspect();
+    });
+  }
+
+  private async waited(work: () => Promise<void>): Promise<void> {
+    if (this.state !== 'ready' || !this.looked) return;
+    await this.looking;
+    try {
+      await work();
+    } catch (error) {
+      this.notice = (error as Error).message;
+    }
+  }
+
+  mute(head: number): Promise<void> {
+    const muted = this.own().muted, next = muted.includes(head) ? muted.filter((one) => one !== head) : [...muted, head];
+    this.change = { ...this.own(), muted: next };
+    return this.again();
+  }
+
+  paintHeatmap(cells: Float32Array | null): Promise<void> {
+    this.change = { ...this.own(), painted: cells };
+    return this.again();
+  }
+
+  async carry(): Promise<void> {
+    if (this.query === null || !this.chosen) return;
+    const embedding = await this.model.call<Float32Array>('embedding', { query: this.query });
+    this.carried = { embedding, name: `${this.names.get(this.chosen.label)} of scene ${this.photo ? 'the photo' : this.number + 1}` };
+  }
+
+  /** Put the carried embedding in the place of the chosen query's. */
+  drop(): Promise<void> {
+    this.change = { ...this.own(), embedding: this.carried!.embedding };
+    return this.again();
+  }
+
+  reset(): Promise<void> {
+    this.unchange();
+    return this.again();
+  }
+
+  private own() {
+    return this.change.query === this.query ? this.change : { ...nothing, query: this.query ?? -1 };
+  }
+
+  // --- the scene --------------------------------------------------------------------------------------------------------------
+
+  private edit(change: (items: Item[]) => void): void {
+    const items = [...this.scene!.items];
+    change(items);
+    this.scene = { ...this.scene!, items };
+    void this.changed();
+  }
+
+  moveItem(index: number, across: number, depth: number): void {
+    this.edit((items) => {
+      const place = { across: Math.min(1.05, Math.max(-0.05, across)), depth: Math.min(160, Math.max(2.5, depth)) };
+      items[index] = { ...items[index], ...place };
+    });
+  }
+
+  add(category: number): void {
+    const like = this.sample(category);
+    if (!like || this.scene!.items.filter(({ gone }) => !gone).length >= 30) return;
+    this.selected = this.scene!.items.length;
+    this.edit((items) => items.push({ ...like, across: 0.5, depth: Math.max(6, Math.min(14, like.depth)), gone: false }));
+  }
+
+  remove(index: number): void {
+    this.selected = null;
+    this.edit((items) => { items[index] = { ...items[index], gone: true }; });
+  }
+
+  setLight(light: number): void {
+    this.scene = { ...this.scene!, light, visibility: undefined };
+    void this.changed();
+  }
+
+  setVisibility(metres: number): void {
+    this.scene = { ...this.scene!, visibility: metres };
+    void this.changed();
+  }
+
+  /** "worker 2": the things of the scene by their names. */
+  itemName(index: number): string {
+    const { items } = this.scene!, { category } = items[index], same = items.filter((item) => item.category === category && !item.gone);
+    const name = CLASSES[category] ?? `class ${category}`;
+    return same.length > 1 ? `${name} ${same.indexOf(items[index]) + 1}` : name;
+  }
+
+  // --- what people bring ------------------------------------------------------------------------------------------------------
+
+  async bring(files: File[]): Promise<void> {
+    this.notice = '';
+    try {
+      if (files.some(({ name }) => name.endsWith('.onnx') || name === 'model.json')) await this.bringModel(files);
+      else if (files[0]) await this.bringPhoto(files[0]);
+    } catch (error) {
+      this.notice = (error as Error).message;
+    }
+  }
+
+  private async bringPhoto(file: File): Promise<void> {
+    const { short_side, long_side } = this.about!.preset;
+    this.usePhoto(await readPhoto(file, short_side, long_side));
+  }
+
+  usePhoto(photo: Photo): void {
+    this.unchange();
+    this.photo = photo;
+    void this.look();
+  }
+
+  private async bringModel(files: File[]): Promise<void> {
+    const given = await readModel(files);
+    await this.looking;
+    this.about = await this.model.call<About>('replace', given);
+    this.ownModel = `${this.about.categories.length} classes, ${this.about.preset.queries} queries, ${this.about.preset.heads} heads`;
+    this.threshold = this.about.preset.threshold;
+    this.unchange();
+    this.query = null;
+    await this.look();
+  }
+
+  private address(): void {
+    if (!this.scene) return;
+    const original = this.stock!.scenes[this.number];
+    const view = {
+      scene: this.scene.seed, stage: this.stage, query: this.query, items: changes(this.scene, original),
+      threshold: this.threshold === this.about?.preset.threshold ? null : this.threshold,
+      light: this.scene.light === original.light ? null : this.scene.light,
+    };
+    history.replaceState(null, '', this.photo ? '#' : write(view));
+  }
+}
+
+/** The classes of drawn scenes, whatever model looks at them. */
+export const CLASSES: Record<number, string> = {
+  3: 'building', 4: 'vegetation', 5: 'excavator', 6: 'dump truck', 7: 'tower crane', 8: 'traffic cone', 9: 'brick stack', 10: 'worker',
+};
+
+export const app = new App();
