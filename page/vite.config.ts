@@ -36,5 +36,5 @@ export default defineConfig({
   worker: { format: 'es' },
   resolve: { alias: { 'onnxruntime-web': new URL(`${RUNTIME}/ort.wasm.min.mjs`, import.meta.url).pathname } },
   build: { outDir: '../minidetr/page', emptyOutDir: true, chunkSizeWarningLimit: 1000 },
-  test: { include: ['tests/**/*.test.ts'], testTimeout: 120_000, hookTimeout: 120_000, fileParallelism: false },
+  test: { include: ['tests/**/*.test.ts'], testTimeout: 300_000, hookTimeout: 300_000, fileParallelism: false },
 });

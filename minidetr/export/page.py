@@ -107,7 +107,20 @@ class DecodeShown(Decode):
 
 
 class MaskHeadShown(MaskHeadOf):
-    """As `MaskHeadOf`, and after each convolution's ReLU the mean of the channels, K h' w'."""
+    """As `MaskHeadOf`, and after each convolution's ReLU the mean of the channels, K h' w'; for images of multiples of 32 pixels.
+
+    A convolution is linear, so that of (enlarged x + lateral) is that of the enlarged x plus that of the lateral, which is the
+    image's and computed once. And enlarging twofold by nearest neighbours before a 3x3 convolution is a transposed convolution of
+    the small x with a 4x4 kernel: 16 products a cell instead of 36. The numbers are the same up to rounding.
+    """
+
+    def __init__(self, model: PanopticDETR):
+        super().__init__(model)
+        first = int(model.preset.dilation)  # whose Res4 has the grid's size already
+        for i in range(first, 3):
+            weight, _ = model.mask_head.convolutions[i + 2].parameters()
+            self.register_buffer(f"twofold{i}", of_twofold(weight.detach()), persistent=False)
+        self.first = first
 
     def forward(self, heatmaps: Tensor, res2: Tensor, res3: Tensor, res4: Tensor, projected: Tensor) -> Any:
         head: Any = self.mask_head
@@ -117,11 +130,24 @@ class MaskHeadShown(MaskHeadOf):
         x = head.norms[1](head.convolutions[1](x)).relu()
         stages.append(x)
         for i, stage in enumerate((res4, res3, res2)):
-            side = head.laterals[i](stage)
-            x = F.interpolate(x, size=side.shape[-2:], mode="nearest") + per_object(side, index)
-            x = head.norms[i + 2](head.convolutions[i + 2](x)).relu()
+            convolution, side = head.convolutions[i + 2], head.laterals[i](stage)
+            if i < self.first:
+                x = convolution(x + per_object(side, index))
+            else:
+                x = F.conv_transpose2d(x, getattr(self, f"twofold{i}"), stride=2, padding=1) + per_object(convolution(side), index)
+            x = head.norms[i + 2](x).relu()
             stages.append(x)
         return (head.output(x).squeeze(1), *(stage.mean(1) for stage in stages))
+
+
+def of_twofold(weight: Tensor) -> Tensor:
+    """The kernel in c 4 4 of the transposed convolution (stride 2, padding 1) that equals enlarging twofold by nearest neighbours,
+    then convolving with `weight` c in 3 3 (padding 1)."""
+    kernel = weight.new_zeros(weight.shape[1], weight.shape[0], 4, 4)
+    for down in range(2):
+        for right in range(2):
+            kernel[:, :, down : down + 3, right : right + 3] += weight.flip(2, 3).transpose(0, 1)
+    return kernel
 
 
 # --- scenes -----------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ export const STILL = 288, MOVING = 192; // pixels: the scene's side when it rest
 export const STAGES = ['image', 'backbone', 'encoder', 'boxes', 'heatmaps', 'masks', 'argmax'] as const;
 export type Stage = (typeof STAGES)[number];
 
-interface Looked { pixels: Uint8ClampedArray<ArrayBuffer>; width: number; height: number; seen: Seen; masked: Masked; truth: Uint8Array | null; milliseconds: number }
+interface Looked { name: string; pixels: Uint8ClampedArray<ArrayBuffer>; width: number; height: number; seen: Seen; masked: Masked; truth: Uint8Array | null; milliseconds: number }
 interface Colours { projected: Tinted | null; memory: Tinted | null }
 interface Tinted { size: [number, number]; rgba: Uint8ClampedArray<ArrayBuffer> }
 interface Attention { values: Float32Array; layers: number; heads: number }
@@ -148,9 +148,9 @@ export class App {
           this.lookAgain = false;
           const start = performance.now(), moving = this.dragging, given = this.given();
           if (!given) break;
-          const { pixels, width, height, truth } = given;
+          const { pixels, width, height, truth } = given, name = this.photo?.name ?? `scene ${this.number + 1}`;
           const result = await this.model.call<{ seen: Seen; masked: Masked }>('look', { rgba: pixels, width, height, threshold: this.threshold });
-          this.looked = { pixels, width, height, truth, ...result, milliseconds: performance.now() - start };
+          this.looked = { name, pixels, width, height, truth, ...result, milliseconds: performance.now() - start };
           if (moving) this.steps.push(performance.now() - start);
           this.settle();
           if (!moving && !this.lookAgain) await this.inspect();

@@ -16,10 +16,11 @@ export function sizeOf(bytes: Uint8Array): [number, number] | null {
   return null;
 }
 
-/** The size a model sees a photo at: the short side as asked, unless the long one would be too long. */
+/** The size a model sees a photo at: the short side as asked, unless the long one would be too long; multiples of 32 pixels. */
 export function fitted(width: number, height: number, short: number, long: number): [number, number] {
   const scale = Math.min(short / Math.min(width, height), long / Math.max(width, height));
-  return [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
+  const whole = (side: number) => 32 * Math.max(1, Math.round((side * scale) / 32));
+  return [whole(width), whole(height)];
 }
 
 export interface Photo { pixels: Uint8ClampedArray<ArrayBuffer>; width: number; height: number; name: string }
