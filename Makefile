@@ -12,7 +12,8 @@ ifneq ($(shell $(RUN) -c "import importlib.metadata as m; m.version('minidetr');
 .PHONY: $(INSTALLED)
 endif
 
-.PHONY: help install demo test lint lessons matrix constraints colab-smoke notebooks figures stamp weights bench fuzz kill load lab clean
+.PHONY: help install demo test lint lessons page test-page site matrix constraints colab-smoke notebooks figures stamp weights bench fuzz kill \
+	load lab clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -29,13 +30,34 @@ demo: install  ## segment held-out scenes with the shipped weights; pictures and
 	$(RUN) -m minidetr demo --output demo
 
 # WORKERS processes of one thread each: with a thread for every core in each of them they would wait for one another.
-test: lint  ## lint, every test, then every lesson
+test: lint  ## lint, every test, the live page's, then every lesson
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/export
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/export # by themselves: other tests fork, which a process with OpenVINO's threads does not survive
+	$(MAKE) test-page
 	$(MAKE) lessons
 
 lessons: install  ## run every lesson and compare its chosen cells with what is committed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --nbval-lax --nbval-cell-timeout=600 --timeout=900 notebooks
+
+page: install  ## build the live page into minidetr/page, for `minidetr page` (needs Node 20 and npm)
+	rm -rf page/public/model
+	OMP_NUM_THREADS=1 $(RUN) -m minidetr.export.page page/public/model
+	cd page && npm ci --silent && npm run --silent check && npm run --silent build
+
+CHROMIUM ?= $(or $(shell command -v chromium chromium-browser google-chrome | head -1),/usr/bin/chromium)
+test-page:  ## the live page's tests: in Node, and in a browser (CHROMIUM=/path/to/chromium)
+	@command -v npm >/dev/null || echo "no npm here: the live page's tests are left out (apt-get install nodejs npm chromium)"
+	@test -x "$(CHROMIUM)" || echo "no Chromium here: the live page's tests in a browser are left out (apt-get install chromium)"
+	@! command -v npm >/dev/null || { $(MAKE) page && OMP_NUM_THREADS=1 $(RUN) tests/page/reference.py build/page-reference \
+		&& cd page && REFERENCE=../build/page-reference CHROMIUM=$(CHROMIUM) npm test --silent; }
+
+site: install  ## build the site into build/site: lessons, the live page where it is built, guides, reference, measurements
+	$(RUN) -m pip install -q -e ".[site]"
+	cd page && npm ci --silent
+	! test -f minidetr/page/index.html || (cd page && LESSONS=../lessons/ npm run --silent build -- --outDir ../build/live)
+	rm -rf build/site
+	$(RUN) -m sphinx -q -W --keep-going -b html docs build/site
+	$(RUN) docs/check.py build/site
 
 matrix: install  ## the tests on every Python from 3.10 on that is here, and once with torch 2.8 (ROWS="3.12 ..." for some)
 	$(RUN) .ci/matrix.py $(ROWS)

@@ -23,6 +23,7 @@ from minidetr.commands.data import add_data
 from minidetr.commands.demo import add_demo
 from minidetr.commands.evaluate import add_evaluate
 from minidetr.commands.export import add_export
+from minidetr.commands.page import add_page
 from minidetr.commands.predict import add_predict
 from minidetr.commands.scenes import add_scenes
 from minidetr.commands.train import add_train
@@ -105,4 +106,4 @@ class ShowVersion(argparse.Action):
         parser.exit()
 
 
-COMMANDS = (add_predict, add_evaluate, add_train, add_export, add_app, add_data, add_scenes, add_demo)
+COMMANDS = (add_predict, add_evaluate, add_train, add_export, add_app, add_page, add_data, add_scenes, add_demo)

@@ -1,47 +1,131 @@
-"""Lesson 04, decoder and queries: the exercises' checks and the lesson's pictures."""
+"""Lesson 04, decoder and queries: the exercises' checks; its measurements and pictures are lesson04_pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from matplotlib.lines import Line2D
-from PIL import Image
-from torch import Tensor
-from torchvision.ops import box_convert, box_iou
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, box_convert
 
-from minidetr import plot
-from minidetr.course import answer, close, exercise, figures, require, require_tensor
-from minidetr.model import PanopticDETR
+from minidetr.course import answer, close, exercise, own, require, require_tensor
+from minidetr.course.lesson04_pictures import attention_on as attention_on
+from minidetr.course.lesson04_pictures import attention_picture as attention_picture
+from minidetr.course.lesson04_pictures import average_precision as average_precision
+from minidetr.course.lesson04_pictures import box_picture as box_picture
+from minidetr.course.lesson04_pictures import covers as covers
+from minidetr.course.lesson04_pictures import duplicates as duplicates
+from minidetr.course.lesson04_pictures import layer_picture as layer_picture
+from minidetr.course.lesson04_pictures import linear_probe as linear_probe
+from minidetr.course.lesson04_pictures import schematic_heads as schematic_heads
+from minidetr.course.lesson04_pictures import schematic_layer as schematic_layer
+from minidetr.course.lesson04_pictures import slot_picture as slot_picture
+from minidetr.course.lesson04_pictures import two_predictions as two_predictions
+from minidetr.model.heads import PredictionHeads
 from minidetr.model.merge import kept_queries
+from minidetr.model.transformer import DecoderLayer
 from minidetr.panoptic import Category
 
-NAMELESS = "#9aa4ae"  # colour of boxes and dots that stand for no object
+
+def alike(layer: own.DecoderLayer, d: int, heads: int, hidden: int) -> DecoderLayer:
+    """The package's decoder layer with the weights of `layer`."""
+    package = DecoderLayer(d, heads, hidden, 0.0).eval()
+    for name in ("self_attention", "cross_attention"):
+        ours, theirs = getattr(layer, name), getattr(package, name)
+        theirs.in_proj_weight, theirs.in_proj_bias, theirs.out_proj = ours.inputs.weight, ours.inputs.bias, ours.output
+    for name in ("linear1", "linear2", "norm1", "norm2", "norm3"):
+        setattr(package, name, getattr(layer, name))
+    return package
 
 
-# --- exercises --------------------------------------------------------------------------------------------------------------
+def decoded(layer: Any, x: Tensor, e: Tensor, memory: Tensor, position: Tensor, padding: Tensor, wrong: str = "") -> Tensor:
+    """A decoder layer's output, or what it becomes with one thing `wrong`."""
+    none = torch.zeros(x.shape[:2], dtype=torch.bool)
+    norms = (layer.norm1, layer.norm2, layer.norm3)
+
+    def act(number: int, before: Tensor, new: Tensor) -> Tensor:
+        if wrong == "no norm":
+            return before + new
+        if wrong == "no residual":
+            return norms[number](new)
+        return before + norms[number](new) if wrong == "norm inside" else norms[number](before + new)
+
+    asked = x if wrong == "no embedding in self-attention" else x + e
+    x = act(0, x, own.attention(layer.self_attention, asked, asked, x + e if wrong == "embedding in the value" else x, none))
+    asked = x if wrong == "no embedding in cross-attention" else x + e
+    keys = memory if wrong == "no position" else memory + position
+    values = keys if wrong == "position in the value" else memory
+    seen = own.attention(layer.cross_attention, asked, keys, values, torch.zeros_like(padding) if wrong == "padding" else padding)
+    x = act(1, x, seen)
+    hidden = layer.linear1(x)
+    return act(2, x, layer.linear2(hidden if wrong == "no ReLU" else hidden.relu()))
+
+
+LAYER_MISTAKES = {
+    "no embedding in self-attention": "in self-attention the embedding is missing from query and key: add it to both.",
+    "embedding in the value": "in self-attention the embedding was added to the value too: the value is x alone.",
+    "no embedding in cross-attention": "in cross-attention the embedding is missing from the query.",
+    "no position": "the positions are missing: in cross-attention they are added to the keys.",
+    "position in the value": "the positions were added to the values too: the values of cross-attention are `memory` alone.",
+    "padding": "padded cells were looked at: hand `padding` to the cross-attention.",
+    "no ReLU": "the perceptron's ReLU is missing: it stands between linear1 and linear2.",
+    "no residual": "each act adds its result to x before the norm: something is not added.",
+    "norm inside": "the norm comes after the addition: norm(x + new), not x + norm(new).",
+    "no norm": "the norms are missing: norm1, norm2 and norm3 each follow an addition.",
+}
 
 
 @exercise
-def to_pixels(attempt: Any) -> None:
-    """`attempt(boxes N 4, height, width)` -> N 4: (cx, cy, w, h) in 0..1 as left, top, right, bottom in pixels."""
-    boxes, height, width = torch.rand(7, 4), 480, 731
-    found = require_tensor(attempt(boxes.clone(), height, width), (7, 4))
-    expected = box_convert(boxes, "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
-    exchanged = box_convert(boxes, "cxcywh", "xyxy") * torch.tensor([height, width, height, width])
-    require(not close(found, exchanged), "height and width are exchanged: x is measured along the width.")
-    require(
-        not close(found, box_convert(boxes, "cxcywh", "xyxy")), "the corners are right but still in 0..1: scale them to pixels."
-    )
-    sides = found[:, 2:] - found[:, :2]
-    require(
-        close(sides, expected[:, 2:] - expected[:, :2]),
-        "right - left should be the box's width in pixels (and bottom - top its height): go half a side each way from the centre.",
-    )
-    require(close(found, expected), "the boxes have the right size but lie elsewhere: cx and cy are the centre, not a corner.")
+def decoder_layer(attempt: Any) -> None:
+    """`attempt(layer, x B N d, embedding B N d, memory B L d, position B L d, padding B L)` -> B N d, one decoder layer."""
+    B, N, L, d, hidden = 2, 5, 11, 12, 20
+    layer = own.DecoderLayer(d, 3, hidden)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, 0, 0.4)
+    x, embedding = torch.randn(2, B, N, d)
+    memory, position = torch.randn(2, B, L, d)
+    padding = torch.arange(L).expand(B, L) >= torch.tensor([[L], [L - 4]])
+    inputs = (x, embedding, memory, position, padding)
+    with torch.no_grad():
+        found = require_tensor(attempt(layer, *(tensor.clone() for tensor in inputs)), (B, N, d))
+        for wrong, sentence in LAYER_MISTAKES.items():
+            require(not close(found, decoded(layer, *inputs, wrong=wrong)), sentence)
+        right = close(found, alike(layer, d, 3, hidden)(*inputs))
+    require(right, "the values differ from the three acts of the table, in that order, with norm1, norm2 and norm3.")
+
+
+@exercise
+def read_out(attempt: Any) -> None:
+    """`attempt(x N d, heads, height, width)` -> probabilities N C+1, boxes N 4: left, top, right, bottom in pixels."""
+    N, d, C, height, width = 7, 12, 5, 480, 731
+    heads, x = PredictionHeads(d, C), torch.randn(N, d)
+    for parameter in heads.parameters():
+        nn.init.normal_(parameter, 0, 0.5)
+    with torch.no_grad():
+        found = answer(attempt(x.clone(), heads, height, width))
+        require(isinstance(found, tuple) and len(found) == 2, "two tensors should come back: probabilities and boxes.")
+        probabilities = require_tensor(found[0], (N, C + 1), "the probabilities")
+        boxes = require_tensor(found[1], (N, 4), "the boxes")
+        logits, shares = heads(x)
+        plain = heads.boxes(x)
+        linear = heads.boxes[4](heads.boxes[2](heads.boxes[0](x))).sigmoid()
+    require(not close(probabilities, logits), "these are the class logits: the softmax over the C+1 classes is missing.")
+    require(not close(probabilities, logits.sigmoid()), "the classes compete: one softmax over all C+1, not a sigmoid for each.")
+    require(not close(probabilities, logits.softmax(0)), "the softmax runs over the queries: it belongs over the C+1 classes.")
+    require(close(probabilities, logits.softmax(-1)), "the probabilities differ from softmax(heads.classes(x)).")
+    size = torch.tensor([width, height, width, height])
+    mistakes = {
+        "the boxes' sigmoid is missing: it brings all four numbers into 0..1.": box_convert(plain, "cxcywh", "xyxy") * size,
+        "the boxes' perceptron has a ReLU after its first and its second layer.": box_convert(linear, "cxcywh", "xyxy") * size,
+        "height and width are exchanged: x is measured along the width.": box_convert(shares, "cxcywh", "xyxy") * size.roll(1),
+        "the corners are right but still in 0..1: scale them to pixels.": box_convert(shares, "cxcywh", "xyxy"),
+        "these are still centre, width and height: left is the centre less half a width.": shares * size,
+        "cx and cy are the centre, not a corner: go half a side each way.": box_convert(shares, "xywh", "xyxy") * size,
+    }
+    for sentence, values in mistakes.items():
+        require(not close(boxes, values), sentence)
+    right = close(boxes, box_convert(shares, "cxcywh", "xyxy") * size)
+    require(right, "the boxes differ from heads.boxes(x).sigmoid(), as corners, in pixels.")
 
 
 @exercise
@@ -50,6 +134,7 @@ def keep(attempt: Any) -> None:
     N, C, threshold = 23, 6, 0.4
     logits = 2 * torch.randn(N, C + 1)
     logits[3, 2], logits[11, C] = 9.0, 9.0  # a sure object and a sure "no object"
+    logits[17] = torch.tensor([0.42, 0.01, 0.01, 0.02, 0.01, 0.01, 0.52]).log()  # above the threshold, but "no object" is above it
     found = answer(attempt(logits.clone(), threshold))
     require(isinstance(found, tuple) and len(found) == 3, "three tensors should come back: query_index, scores, labels.")
     query_index, scores, labels = (answer(value) for value in found)
@@ -57,6 +142,10 @@ def keep(attempt: Any) -> None:
     queries = set(query_index.tolist())
     require(11 not in queries, 'query 11 says "no object", and was kept: the last class is not an object.')
     require(3 in queries, "query 3 is almost sure of its object, and was dropped.")
+    require(
+        17 not in queries,
+        'query 17 gives its object 0.42 and "no object" 0.52, and was kept: the best of all C+1 classes has to be an object.',
+    )
     require(
         queries == set(expected[0].tolist()),
         f"{len(queries)} queries are kept where {len(expected[0])} should be: take the softmax over all C+1 classes, find the best "
@@ -70,159 +159,35 @@ def keep(attempt: Any) -> None:
 
 
 @exercise
-def look(attempt: Any) -> None:
-    """`attempt(x N d, embedding N d, memory S d, position S d, to_query, to_key, to_value)` -> N d, one head of cross-attention."""
-    N, S, d = 5, 12, 8
-    x, embedding = torch.randn(N, d), torch.randn(N, d)
-    memory, position = torch.randn(S, d), torch.randn(S, d)
-    w_query, w_key, w_value = torch.randn(3, d, d)
-    found = require_tensor(attempt(x, embedding, memory, position, w_query, w_key, w_value), (N, d))
-
-    def attended(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-        return F.scaled_dot_product_attention(
-            (query @ w_query.T)[None], (key @ w_key.T)[None], (value @ w_value.T)[None], scale=scale
-        )[0]
-
-    wrong = {
-        "the position was added to the values too: it says where to look, and should not be mixed into what is seen.": attended(
-            x + embedding, memory + position, memory + position
-        ),
-        "the scores are not divided by the square root of d.": attended(x + embedding, memory + position, memory, 1.0),
-        "the query embedding is missing: without it all queries that start at zero look at the same place.": attended(
-            x, memory + position, memory
-        ),
-        "the position is missing: it belongs to the keys.": attended(x + embedding, memory, memory),
+def positions(attempt: Any) -> None:
+    """`attempt` is the letter of the explanation that no measurement of the lesson refutes."""
+    letter = str(answer(attempt)).strip().strip("'\"").upper()
+    refuted = {
+        "A": "A is refuted by the table's third line: without positions in the encoder PQ falls. Place does matter.",
+        "C": "C cannot be: an embedding is the same for every image and every cell, so it cannot say which cell is which.",
+        "D": "D is refuted by the boxes: no mask is needed to make them, and the table's box AP does not change either.",
     }
-    for sentence, values in wrong.items():
-        require(not close(found, values), sentence)
-    scores = (x + embedding) @ w_query.T @ ((memory + position) @ w_key.T).T / d**0.5  # N S
-    over_queries = scores.softmax(0) @ (memory @ w_value.T)
-    require(
-        not close(found, over_queries), "the softmax runs over the queries: every query should share out its own 1 over the cells."
-    )
-    expected = attended(x + embedding, memory + position, memory)
-    require(
-        close(found, expected),
-        "the values differ from softmax(q k^T / sqrt(d)) v with q from x + embedding, k from memory + position, v from memory.",
-    )
+    require(letter in {*refuted, "B"}, "answer with one letter: A, B, C or D.")
+    require(letter == "B", refuted.get(letter, ""))
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------------
-
-
-def colors_of(model: PanopticDETR) -> dict[int, tuple[float, float, float]]:
-    """Category id -> RGB in 0..1, for matplotlib."""
-    return {c.id: tuple(value / 255 for value in plot.color_of(c)) for c in model.categories}  # type: ignore[misc]
-
-
-def box_picture(found: figures.Trace) -> Image.Image:
-    """The photo, and the boxes of the kept queries with query, class and score written on each."""
-    figure = plot.new_figure(8.3, 4.5)
-    plain, boxes = figure.subplots(1, 2)
-    figures.plain(plain, found.image)
-    figures.plain(boxes, (0.55 * found.image + 0.45 * 255).astype(np.uint8))
-    colors, height = colors_of(found.model), found.image.shape[0]
-    words = list(zip(found.query_index.tolist(), found.names(), found.scores.tolist(), strict=True))
-    taken: list[tuple[float, float]] = []
-    for box, label, (query, name, score) in zip(found.boxes(), found.labels.tolist(), words, strict=True):
-        figures.draw_rectangle(boxes, box, found.image.shape[:2], colors[label], linewidth=2)
-        x, y = max(float(box[0]), 2), max(float(box[1]), 9)
-        while any(abs(x - other_x) < 62 and abs(y - other_y) < 9 for other_x, other_y in taken) and y < height - 9:
-            y += 3  # one label must not hide another
-        taken.append((x, y))
-        ink = tuple(v / 255 for v in plot.readable_on(tuple(round(255 * v) for v in colors[label])))  # type: ignore[arg-type]
-        label_box = {"boxstyle": "round,pad=0.15", "facecolor": colors[label], "edgecolor": "none"}
-        x = min(x, found.image.shape[1] - 5.0 * len(f"{query} {name} {score:.2f}") * 0.72)
-        boxes.text(x, y, f"{query} {name} {score:.2f}", fontsize=7, color=ink, va="center", bbox=label_box)
-    plain.set_title("the photo", fontsize=10)
-    boxes.set_title(f"{len(found.scores)} of {found.seen.logits.shape[1]} queries are kept", fontsize=10)
-    return plot.picture_of(figure)
-
-
-def attention_picture(found: figures.Trace, weights: Tensor, objects: Sequence[int]) -> Image.Image:
-    """For each of some kept objects: where its query looks (weights N h w, heads averaged), and the box it then gives."""
-    figure = plot.new_figure(8.3, 4.5)
-    columns = figure.subplots(2, len(objects), squeeze=False)
-    height, width = found.image.shape[:2]
-    names = found.names()
-    for (above, below), k in zip(columns.T, objects, strict=True):
-        query = int(found.query_index[k])
-        figures.plain(above, weights[query], cmap="magma", extent=(0, width, height, 0))
-        figures.looking(below, found, weights[query])
-        for axes in (above, below):
-            figures.draw_rectangle(axes, found.boxes()[k], (height, width), "#56b4e9", linewidth=2)
-        above.set_title(f"query {query}: {names[k]}", fontsize=10)
-    return plot.picture_of(figure)
-
-
-def slot_picture(model: PanopticDETR, logits: Tensor, boxes: Tensor, count: int = 8) -> Image.Image:
-    """Where the boxes of the `count` busiest queries have their centres, over B images: logits B N C+1, boxes B N 4."""
-    labels = logits.argmax(-1)  # B N
-    colors, no_object = colors_of(model), logits.shape[-1] - 1
-    busiest = (labels != no_object).sum(0).argsort(descending=True, stable=True)[:count].sort().values.tolist()
-    figure = plot.new_figure(8.3, 5.4)
-    for axes, query in zip(figure.subplots(2, -(-count // 2)).flat, busiest, strict=False):
-        for label, (x, y, w, h) in zip(labels[:, query].tolist(), boxes[:, query].tolist(), strict=True):
-            size = 12 + 260 * w * h  # large boxes are large dots
-            if label == no_object:
-                axes.scatter(x, y, size, "none", edgecolors=NAMELESS, linewidths=1)
-            else:
-                axes.scatter(x, y, size, [colors[label]], alpha=0.85, linewidths=0)
-        axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal", facecolor="#f6f8fa")
-        axes.set_title(f"query {query}", fontsize=10)
-        axes.spines[:].set_visible(True)
-    seen = set(labels[:, busiest].flatten().tolist())
-    present = [c for c in model.categories if c.id in seen]
-    handles = [Line2D([], [], marker="o", linestyle="", color=colors[c.id], label=c.name) for c in present]
-    handles.append(Line2D([], [], marker="o", linestyle="", markerfacecolor="none", color=NAMELESS, label="no object"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9)
-    return plot.picture_of(figure)
-
-
-def layer_picture(found: figures.Trace, logits: Tensor, boxes: Tensor) -> Image.Image:
-    """What the queries kept at the end said after each of L layers: logits L N C+1, boxes L N 4; the surer the darker."""
-    figure = plot.new_figure(8.3, 8.3 / len(logits) + 0.45)
-    colors, (height, width) = colors_of(found.model), found.image.shape[:2]
-    scores = logits.softmax(-1)
-    for layer, axes in enumerate(figure.subplots(1, len(logits))):
-        figures.plain(axes, (0.35 * found.image + 0.65 * 255).astype(np.uint8))
-        for query, label in zip(found.query_index.tolist(), found.labels.tolist(), strict=True):
-            box = box_convert(boxes[layer, query], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
-            figures.draw_rectangle(axes, box, (height, width), colors[label], linewidth=2, alpha=float(scores[layer, query, label]))
-        mean = scores[layer, found.query_index, found.labels].mean()
-        axes.set_title(f"layer {layer + 1}: mean score {mean:.2f}", fontsize=10)
-    return plot.picture_of(figure)
-
-
-def duplicates(logits: Tensor, boxes: Tensor) -> Tensor:
-    """Pairs of queries, in each of B images, that name one class and whose boxes overlap by more than half: logits B N C+1 -> B."""
-    scores, labels = logits.softmax(-1).max(-1)  # B N
-    counts = []
-    for score, label, box in zip(scores, labels, box_convert(boxes, "cxcywh", "xyxy"), strict=True):
-        kept = (label != logits.shape[-1] - 1) & (score > 0.5)
-        same = label[kept][:, None] == label[kept]
-        counts.append((same & (box_iou(box[kept], box[kept]) > 0.5)).triu(1).sum())
-    return torch.stack(counts)
-
-
-def two_predictions(
-    model: PanopticDETR, image: np.ndarray, titles: Sequence[str], predictions: Sequence[tuple[Tensor, Tensor]]
-) -> Image.Image:
-    """The boxes of queries that name an object, of some predictions (logits N C+1, boxes N 4) for one image, side by side.
-
-    "×2" marks two boxes of one class that overlap by more than half.
-    """
-    figure = plot.new_figure(8.3, 8.3 / len(predictions) + 0.4)
-    colors, (height, width) = colors_of(model), image.shape[:2]
-    for axes, title, (logits, boxes) in zip(figure.subplots(1, len(predictions)), titles, predictions, strict=True):
-        figures.plain(axes, (0.35 * image + 0.65 * 255).astype(np.uint8))
-        query_index, _, labels = kept_queries(logits, 0.5, {c.id: c for c in model.categories})
-        corners = box_convert(boxes[query_index], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
-        twins = (box_iou(corners, corners) > 0.5) & (labels[:, None] == labels)
-        for k, (box, label) in enumerate(zip(corners, labels.tolist(), strict=True)):
-            figures.draw_rectangle(axes, box, (height, width), colors[label], linewidth=2.2, alpha=0.9)
-            if twins[k].sum() > 1 and not twins[k, :k].any():
-                x, y = float(box[0].clamp(min=0)) + 2, float(box[1].clamp(min=0)) + 3
-                axes.text(x, y, f"×{int(twins[k].sum())}", va="top", fontsize=10, weight="bold", color=figures.INK)
-        axes.set_title(f"{title}: {len(labels)} boxes", fontsize=10)
-    return plot.picture_of(figure)
+@exercise
+def suppress(attempt: Any) -> None:
+    """`attempt(boxes N 4 corners, scores N, labels N, limit)` -> indices of the boxes that greedy NMS keeps, best first."""
+    N, limit = 40, 0.5
+    corner, size = 60 * torch.rand(N, 2), 20 + 20 * torch.rand(N, 2)
+    boxes, scores, labels = torch.cat([corner, corner + size], 1), torch.rand(N), torch.arange(N) % 3
+    boxes[0], boxes[1], boxes[2] = torch.tensor([[0.0, 0, 30, 30], [0, 8, 30, 38], [0, 16, 30, 46]])  # 1 overlaps both others
+    scores[:3], labels[:3] = torch.tensor([0.999, 0.998, 0.997]), 0
+    boxes[3], scores[3], labels[3] = boxes[0], 0.996, 1  # the same place, another class
+    found = answer(attempt(boxes.clone(), scores.clone(), labels.clone(), limit))
+    kept = torch.as_tensor(found).tolist()
+    upside_down = batched_nms(boxes, 1 - scores, labels, limit).tolist()
+    require(set(kept) != set(upside_down), "the worst boxes were taken first: begin with the best score.")
+    require(0 in kept, "box 0 has the highest score of all, and was dropped: of two that overlap the better one stays.")
+    require(1 not in kept, "box 1 overlaps the better box 0 of its class by an IoU of 0.58, and was kept.")
+    require(2 in kept, "box 2 overlaps only box 1, which is dropped itself: a dropped box silences nobody.")
+    require(3 in kept, "box 3 lies where box 0 lies, but has another class: compare boxes of one class only.")
+    expected = batched_nms(boxes, scores, labels, limit).tolist()
+    require(set(kept) == set(expected), "the kept boxes differ from those of greedy suppression.")
+    require(kept == expected, "the right boxes are kept, in another order: best score first.")

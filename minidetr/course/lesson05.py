@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from matplotlib.patches import ConnectionPatch, Rectangle
+from matplotlib.patches import ConnectionPatch, FancyArrowPatch, Rectangle
 from PIL import Image
 from torch import Tensor
-from torchvision.ops import box_convert, generalized_box_iou
+from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
 from minidetr import plot
-from minidetr.course import close, exercise, figures, require, require_tensor, sizes
-from minidetr.course.lesson04 import NAMELESS, colors_of
+from minidetr.course import answer, close, exercise, figures, require, require_tensor, sizes
+from minidetr.course.lesson04_pictures import colors_of, duplicates
+from minidetr.course.schematic import Schematic
 from minidetr.data.targets import Target
 from minidetr.training.matching import CostWeights, matching_cost
 
@@ -83,6 +85,30 @@ def cost_matrix(attempt: Any) -> None:
 
 
 @exercise
+def brute_force(attempt: Any) -> None:
+    """`attempt(cost N T)`, N >= T -> the row of each column, T different numbers, with the smallest sum."""
+    for N, T in ((6, 3), (4, 4), (5, 1)):
+        for _ in range(4):
+            cost = torch.rand(N, T)
+            cost[0] *= 0.3  # a row that every column likes
+            found = answer(attempt(cost.clone()))
+            row_of_numbers = isinstance(found, (list, tuple, Tensor, np.ndarray)) and getattr(found, "ndim", 1) == 1
+            require(row_of_numbers, "give the rows as a list, a tuple or a tensor.")
+            rows = [int(row) for row in found]
+            require(len(rows) == T, f"there should be a row for each of the {T} columns, but there are {len(rows)}.")
+            require(all(0 <= row < N for row in rows), "there is a number that is no row: rows are counted from 0 to N - 1.")
+            require(len(set(rows)) == T, "two columns get the same row: a query answers for one segment at most.")
+
+            def total(some: Sequence[int], cost: Tensor = cost) -> float:
+                return float(cost[list(some), range(len(some))].sum())
+
+            possible = list(permutations(range(N), T))
+            best, worst = min(possible, key=total), max(possible, key=total)
+            require(N == 1 or len(possible) == 1 or rows != list(worst), "this is the dearest assignment, not the cheapest.")
+            require(total(rows) < total(best) + 1e-5, "there is a cheaper assignment: compare the sums of all of them.")
+
+
+@exercise
 def class_loss(attempt: Any) -> None:
     """`attempt(logits N C+1, expected N, no_object)` -> the weighted mean of the cross entropies, a single number."""
     N, C, weight_of_none = 11, 5, 0.3
@@ -138,11 +164,21 @@ def draw_costs(
 
 
 def cost_picture(cost: Tensor, query_index: Tensor, target_index: Tensor, names: Sequence[str]) -> Image.Image:
-    """The cost matrix N T of a scene, the chosen cells framed."""
-    figure = plot.new_figure(8.3, 0.24 * len(cost) + 1.1)
-    pairs = list(zip(query_index.tolist(), target_index.tolist(), strict=True))
-    columns = [f"{name} {k}" for k, name in enumerate(names)]
-    draw_costs(figure.subplots(), cost, pairs, [f"query {k}" for k in range(len(cost))], columns)
+    """What every query would cost each segment, as dots; the matched query and the cheapest of the others with their numbers."""
+    figure = plot.new_figure(8.3, 0.38 * len(names) + 0.8)
+    axes = figure.subplots()
+    chosen = dict(zip(target_index.tolist(), query_index.tolist(), strict=True))
+    for k in range(len(names)):
+        axes.plot(cost[:, k], [k] * len(cost), "o", color="#c4ccd4", markersize=4.5)
+        others = [query for query in cost[:, k].argsort().tolist() if query != chosen.get(k)]
+        for query, color in ((others[0], "#57606a"), (chosen.get(k), figures.LIT)):
+            if query is not None:
+                value = float(cost[query, k])
+                axes.plot(value, k, "o", color=color, markersize=8)
+                axes.text(value, k - 0.24, str(query), ha="center", va="bottom", fontsize=8.5, color=color)
+    axes.set_yticks(range(len(names)), [f"{name} {k}" for k, name in enumerate(names)], fontsize=9.5)
+    axes.set(xlabel="cost", ylim=(len(names) - 0.5, -0.75))
+    axes.grid(axis="y", visible=False)
     return plot.picture_of(figure)
 
 
@@ -164,15 +200,18 @@ def corners_in_pixels(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def assignment_picture(found: figures.Trace, target: Target, query_index: Tensor, target_index: Tensor) -> Image.Image:
-    """All N predicted boxes at the left, the T true ones at the right, and a line for each matched pair, in its class's colour."""
-    figure = plot.new_figure(8.3, 4.2)
-    left, right = figure.subplots(1, 2)
+    """The unmatched boxes, the matched ones and the T true ones, and a line for each matched pair, in its class's colour."""
+    figure = plot.new_figure(8.3, 3.25)
+    alone, left, right = figure.subplots(1, 3)
     size, colors = found.image.shape[:2], colors_of(found.model)
-    for axes in (left, right):
-        figures.plain(axes, (0.35 * found.image + 0.65 * 255).astype(np.uint8))
+    for axes in (alone, left, right):
+        figures.plain(axes, (0.3 * found.image + 0.7 * 255).astype(np.uint8))
     predicted, true = corners_in_pixels(found.seen.boxes[0], size), corners_in_pixels(target.boxes, size)
-    for box in predicted:
-        figures.draw_rectangle(left, box, size, NAMELESS, linewidth=1, linestyle=":")
+    unmatched = sorted(set(range(len(predicted))) - set(query_index.tolist()))
+    for place, query in enumerate(unmatched):
+        figures.draw_rectangle(alone, predicted[query], size, BLUE, linewidth=1.2)
+        x, y = predicted[query, 0].clamp(min=0), predicted[query, (1, 3)[place % 2]].clamp(5, size[0] - 5)
+        badge(alone, float(x) + 6, float(y), str(query), (0.0, 0.447, 0.698), 7.5)
     for query, k in zip(query_index.tolist(), target_index.tolist(), strict=True):
         color = colors[int(target.labels[k])]
         figures.draw_rectangle(left, predicted[query], size, color, linewidth=2)
@@ -181,10 +220,114 @@ def assignment_picture(found: figures.Trace, target: Target, query_index: Tensor
         line = ConnectionPatch(start, end, "data", "data", axesA=left, axesB=right, shrinkA=8, shrinkB=8)
         line.set(color=color, linewidth=1.8)
         figure.add_artist(line)
-        for axes, (x, y), number in ((left, start, query), (right, end, k)):
-            badge = {"boxstyle": "round,pad=0.2", "facecolor": color, "edgecolor": "white"}
-            ink = tuple(v / 255 for v in plot.readable_on(tuple(round(255 * v) for v in color)))  # type: ignore[arg-type]
-            axes.text(x, y, str(number), ha="center", va="center", fontsize=9, color=ink, bbox=badge, zorder=10)
-    left.set_title(f"{len(predicted)} predictions: matched in colour, others dotted", fontsize=10)
+        badge(left, start[0], start[1], str(query), color)
+        badge(right, end[0], end[1], str(k), color)
+    alone.set_title(f'{len(unmatched)} unmatched: "no object"', fontsize=10)
+    left.set_title(f"{len(query_index)} matched predictions", fontsize=10)
     right.set_title(f"{len(true)} true segments", fontsize=10)
     return plot.picture_of(figure)
+
+
+BLUE = "#0072b2"
+
+
+def badge(axes: Axes, x: float, y: float, text: str, color: Any, size: float = 9) -> None:
+    """A number on a patch of `color`, at (x, y) of the picture."""
+    patch = {"boxstyle": "round,pad=0.2", "facecolor": color, "edgecolor": "white"}
+    ink = tuple(v / 255 for v in plot.readable_on(tuple(round(255 * v) for v in color)))  # type: ignore[arg-type]
+    axes.text(x, y, text, ha="center", va="center", fontsize=size, color=ink, bbox=patch, zorder=10)
+
+
+def pull(box: Sequence[float], true: Sequence[float], generalised: bool) -> tuple[float, list[float]]:
+    """IoU or GIoU of two boxes (cx, cy, w, h), and the way that descent on its loss goes: its gradient in (cx, cy, w, h)."""
+    moved = torch.tensor([list(box)], requires_grad=True)
+    overlap = generalized_box_iou if generalised else box_iou
+    value = overlap(box_convert(moved, "cxcywh", "xyxy"), box_convert(torch.tensor([list(true)]), "cxcywh", "xyxy")).sum()
+    value.backward()
+    return float(value.detach()), moved.grad[0].tolist()  # type: ignore[index]
+
+
+def giou_picture(x: float, y: float, side: float) -> Image.Image:
+    """A square box at (x, y) and a true one in the middle: their hull, and what IoU and GIoU would change of the first."""
+    true, box = (0.5, 0.5, 0.24, 0.24), (x, y, side, side)
+    figure = plot.new_figure(8.3, 2.9)
+    page, chart = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    corner = [box_convert(torch.tensor(b), "cxcywh", "xyxy") for b in (true, box)]
+    low, high = torch.minimum(corner[0][:2], corner[1][:2]), torch.maximum(corner[0][2:], corner[1][2:])
+    for (left, top, right, bottom), how in (
+        ((*low.tolist(), *high.tolist()), {"edgecolor": "#57606a", "linestyle": "--", "facecolor": "#f2f4f6"}),
+        (corner[0].tolist(), {"edgecolor": BLUE, "facecolor": "#cfe3f5", "linewidth": 2}),
+        (corner[1].tolist(), {"edgecolor": figures.LIT, "facecolor": "none", "linewidth": 2}),
+    ):
+        page.add_patch(Rectangle((left, top), right - left, bottom - top, **how))
+    page.set(xlim=(0, 1), ylim=(1, 0), aspect="equal", xticks=[], yticks=[])
+    page.grid(False)
+    names = []
+    for k, (name, generalised, color) in enumerate((("IoU", False, "#57606a"), ("GIoU", True, figures.LIT))):
+        value, way = pull(box, true, generalised)
+        names.append(f"{name} {value:.2f}")
+        chart.bar([n + 0.38 * k - 0.19 for n in range(4)], way, 0.36, color=color, label=name)
+        if generalised and max(map(abs, way[:2])) > 1e-6:
+            length = 0.17 / (way[0] ** 2 + way[1] ** 2) ** 0.5
+            end = (x + length * way[0], y + length * way[1])
+            page.add_patch(FancyArrowPatch((x, y), end, arrowstyle="-|>", mutation_scale=13, color=figures.LIT, linewidth=1.8))
+    page.set_title(f"{names[0]}   {names[1]}", fontsize=10)
+    chart.axhline(0, color="#57606a", linewidth=0.8)
+    chart.set_xticks(range(4), ["centre x", "centre y", "width", "height"])
+    chart.set_title("change that raises it, per unit (gradient)", fontsize=10)
+    chart.legend(fontsize=9)
+    return plot.picture_of(figure)
+
+
+def schematic(cost: Tensor, query_index: Tensor, target_index: Tensor, names: Sequence[str]) -> Image.Image:
+    """The matching as a graph: some queries, the workers and the cone of the scene, costs on the edges, chosen edges lit."""
+    segments = [k for k, name in enumerate(names) if name in ("worker", "traffic cone")]
+    pairs = dict(zip(query_index.tolist(), target_index.tolist(), strict=True))
+    near = {int(q) for k in segments for q in cost[:, k].argsort()[:2]}
+    queries = sorted(near, key=lambda q: (min(range(len(segments)), key=lambda j: float(cost[q, segments[j]])), q not in pairs))
+    height = 0.52 * len(queries) + 0.75
+    page = Schematic(8.3, height)
+    ys = [height - 0.75 - 0.52 * place for place in range(len(queries))]
+    rows = torch.linspace(ys[0] - 0.15, ys[-1] + 0.15, len(segments)).tolist()
+    page.text(0.85, height - 0.2, "some queries", size=9.5, weight="bold")
+    page.text(3.55, height - 0.2, "some segments", size=9.5, weight="bold")
+    page.text(6.6, height - 0.2, "losses", size=9.5, weight="bold")
+    left = [page.block(0.85, y, f"query {q}", kind="data", width=1.0, height=0.36) for q, y in zip(queries, ys, strict=True)]
+    right = [page.block(3.55, y, f"{names[k]} {k}", kind="data", height=0.36) for k, y in zip(segments, rows, strict=True)]
+    matched = page.block(6.6, ys[1], "class, L1 and GIoU", "of the K matched pairs", "loss", 2.2)
+    nothing = page.block(6.6, ys[-1], 'class "no object", x 0.1', "of the N - K others", "loss", 2.2)
+    for q, start in zip(queries, left, strict=True):
+        for k, end in zip(segments, right, strict=True):
+            value, lit = float(cost[q, k]), pairs.get(q) == k
+            if lit or q in cost[:, k].argsort()[:2].tolist():
+                a, b = (start.x + 0.5, start.y), (end.x - 0.65, end.y)
+                page.arrow(a, b, lit=lit, dashed=not lit, head=lit)
+                where = {"backgroundcolor": "white", "color": figures.LIT if lit else "#57606a"}
+                page.text(a[0] + 0.45, a[1] + 0.45 / (b[0] - a[0]) * (b[1] - a[1]), f"{value:.1f}", size=9, **where)
+    for end in right:
+        page.arrow((4.2, end.y), (4.85, end.y), (4.85, matched.y), (5.5, matched.y), lit=True)
+    bottom = 0.13
+    page.arrow((0.17, left[-1].y), (0.17, bottom), (4.85, bottom), (4.85, nothing.y), (5.5, nothing.y), dashed=True)
+    for q, block in zip(queries, left, strict=True):
+        if q not in pairs:
+            page.arrow((0.35, block.y), (0.17, block.y), (0.17, left[-1].y), dashed=True, head=False)
+    return page.picture()
+
+
+# --- many to one ------------------------------------------------------------------------------------------------------------
+
+
+def anchors() -> Tensor:
+    """100 fixed boxes (cx, cy, w, h): 5x5 centres, four shapes each."""
+    y, x = (grid.flatten() for grid in torch.meshgrid(*[torch.linspace(0.1, 0.9, 5)] * 2, indexing="ij"))
+    shapes = torch.tensor([[0.12, 0.25], [0.25, 0.25], [0.5, 0.4], [0.95, 0.5]])
+    return torch.cat([torch.stack([x, y], -1)[:, None].expand(25, 4, 2), shapes.expand(25, 4, 2)], dim=-1).flatten(0, 1)
+
+
+def tally(logits: Tensor, boxes: Tensor, target: Target) -> str:
+    """How many objects predictions N C+1, N 4 name, how many are duplicates, how many segments have a box of their class."""
+    labels = logits.argmax(-1)
+    overlap = box_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(target.boxes, "cxcywh", "xyxy"))  # N T
+    hit = ((labels[:, None] == target.labels) & (overlap > 0.5)).any(0)
+    named, twins = int((labels != logits.shape[-1] - 1).sum()), int(duplicates(logits[None], boxes[None]))
+    return f"{named:3} boxes, {twins} pairs of duplicates, {int(hit.sum())} of {len(hit)} segments found"

@@ -9,21 +9,81 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.colors import LogNorm
 from PIL import Image
 from torch import Tensor, nn
 
 from minidetr.course import answer, close, exercise, require, require_tensor
 from minidetr.course.figures import LIT, titled
+from minidetr.course.schematic import Schematic
 from minidetr.course.trace import plain
 from minidetr.data.batch import Batch
 from minidetr.model import PanopticDETR
 from minidetr.plot import new_figure, picture_of
 from minidetr.presets import TRAINABLE
 from minidetr.scenes.painters import CATEGORIES
-from minidetr.training.losses import dice_loss, focal_loss
+from minidetr.training import losses as package
 from minidetr.training.options import STAGES
 
 # --- exercises --------------------------------------------------------------------------------------------------------------
+
+
+def some_masks(K: int = 5, h: int = 7, w: int = 11) -> tuple[Tensor, Tensor]:
+    """Logits and shares in 0..1, K h w each; one mask is empty."""
+    logits, shares = 2 * torch.randn(K, h, w), (3 * torch.rand(K, h, w) - 1).clamp(0, 1)
+    shares[1] = 0
+    return logits, shares
+
+
+@exercise
+def focal_loss(attempt: Callable[..., Any]) -> None:
+    """`attempt(mask_logits, masks, alpha, gamma)`: K h w each, masks in 0..1 -> scalar, the mean over all masks and pixels."""
+    logits, masks = some_masks()
+    value = require_tensor(attempt(logits.clone(), masks.clone(), 0.3, 1.5), (), "the loss")
+    probability = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+    right = probability * masks + (1 - probability) * (1 - masks)
+    alpha = 0.3 * masks + 0.7 * (1 - masks)
+    expected = (alpha * (1 - right) ** 1.5 * entropy).mean()
+    require(not close(value, (alpha * entropy).mean()), "this is weighted cross entropy: the factor (1 - p_t)^gamma is missing.")
+    require(not close(value, ((1 - right) ** 1.5 * entropy).mean()), "alpha is missing: pixels weigh alpha where the truth is 1.")
+    flat = (0.3 * (1 - right) ** 1.5 * entropy).mean()
+    require(not close(value, flat), "alpha holds where the truth is 1; where it is 0, the weight is 1 - alpha.")
+    require(not close(value, ((1 - alpha) * (1 - right) ** 1.5 * entropy).mean()), "alpha and 1 - alpha are exchanged.")
+    require(not close(value, (alpha * right**1.5 * entropy).mean()), "pixels that are right should count less: it is 1 - p_t.")
+    require(not close(value, expected * masks[0].numel()), "the pixels are added up: take their mean.")
+    require(not close(value, expected * masks.numel()), "everything is added up: take the mean over masks and pixels.")
+    require(not close(value, expected * len(masks)), "the masks are added up: take their mean.")
+    fixed = (alpha * (1 - right) ** 2 * entropy).mean()
+    require(not close(value, fixed), "gamma is not used as given: this is the loss with 2.")
+    require(close(value, expected), "the value differs from the mean of alpha_t (1 - p_t)^gamma times the cross entropy.")
+    sure = attempt(torch.tensor([[[200.0, -200.0]]]), torch.tensor([[[0.0, 1.0]]]), 0.25, 2.0)
+    require(torch.as_tensor(sure).isfinite(), "it is infinite or NaN for a sure mistake: take log p from the logit (F.logsigmoid).")
+
+
+@exercise
+def dice_loss(attempt: Callable[..., Any]) -> None:
+    """`attempt(mask_logits, masks)`: K h w each, masks in 0..1 -> scalar, the mean of 1 - (2 overlap + 1) / (areas + 1)."""
+    logits, masks = some_masks()
+    value = require_tensor(attempt(logits.clone(), masks.clone()), (), "the loss")
+    probability = logits.sigmoid()
+    overlap, areas = (probability * masks).sum((1, 2)), probability.sum((1, 2)) + masks.sum((1, 2))
+    expected = (1 - (2 * overlap + 1) / (areas + 1)).mean()
+    require(not close(value, 1 - expected), "this is the overlap itself, which is 1 for a perfect mask: the loss is 1 minus it.")
+    require(not close(value, expected * len(masks)), "the masks are added up: take their mean.")
+    whole = 1 - (2 * overlap.sum() + 1) / (areas.sum() + 1)
+    require(not close(value, whole), "all masks are taken for one: sum over each mask's own pixels, then take the mean.")
+    require(not close(value, (1 - (overlap + 1) / (areas + 1)).mean()), "the overlap counts twice, as it is in both areas.")
+    bare = (1 - 2 * overlap / areas).mean()
+    require(
+        not close(value, bare), "the + 1 in numerator and denominator is missing: an empty mask would cost 1 however well done."
+    )
+    raw = (1 - (2 * (logits * masks).sum((1, 2)) + 1) / (logits.sum((1, 2)) + masks.sum((1, 2)) + 1)).mean()
+    require(not close(value, raw), "these are logits: turn them into probabilities first.")
+    squares = probability.square().sum((1, 2)) + masks.square().sum((1, 2))
+    squared = (1 - (2 * overlap + 1) / (squares + 1)).mean()
+    require(not close(value, squared), "these are V-Net's squares in the denominator: DETR adds up plain areas.")
+    require(close(value, expected), "the value differs from the mean of 1 - (2 overlap + 1) / (sum of both areas + 1).")
 
 
 @exercise
@@ -41,7 +101,9 @@ def jaccard_loss(attempt: Callable[..., Any]) -> None:
     areas = logits.sigmoid().sum((1, 2)) + masks.sum((1, 2))
     twice = 1 - ((logits.sigmoid() * masks).sum((1, 2)) + 1) / (areas + 1)
     require(not close(value, twice.mean()), "the union is too large: pixels in both masks are counted twice, take them off once.")
-    require(not close(value, dice_loss(logits, masks, 5)), "this is DICE: the union is the areas' sum less the intersection.")
+    require(
+        not close(value, package.dice_loss(logits, masks, 5)), "this is DICE: the union is the areas' sum less the intersection."
+    )
     require(not close(value, expected * 5), "the masks are added up: take their mean.")
     sharp = torch.where(masks, 40.0, -40.0)  # a perfect answer
     require(float(attempt(sharp, masks)) < 1e-3, "a perfect mask should cost nothing: are the logits turned into probabilities?")
@@ -113,15 +175,24 @@ def focal_curves() -> Image.Image:
 
 
 def loss_maps(image: np.ndarray, probability: Tensor, truth: Tensor) -> Image.Image:
-    """Where the loss of one mask comes from: photo, truth, prediction, cross entropy and focal loss, each over its highest."""
-    right = torch.where(truth, probability, 1 - probability).clamp(min=1e-6)
+    """Where the loss of one mask comes from, cut out around the object: both losses on one logarithmic scale."""
+    right = torch.where(truth, probability, 1 - probability).clamp(1e-6, 1 - 1e-6)
     entropy = -right.log()
-    figure = new_figure(8.3, 2.1)
-    panels: list[tuple[str, Any]] = [("scene", image), ("truth", truth), ("prediction", probability)]
-    panels += [("cross entropy", entropy), ("focal loss", (1 - right) ** 2 * entropy)]
-    for axes, (name, values) in zip(figure.subplots(1, 5), panels, strict=True):
-        plain(axes, values, cmap="magma", vmin=0)
-        titled(axes, name)
+    rows, columns = (torch.nonzero((truth | (probability > 0.3)).any(axis)).flatten() for axis in (1, 0))
+    cut = (slice(max(0, int(rows[0]) - 3), int(rows[-1]) + 4), slice(max(0, int(columns[0]) - 3), int(columns[-1]) + 4))
+    stride = image.shape[0] // truth.shape[0]
+    photo = image[tuple(slice(stride * part.start, stride * part.stop) for part in cut)]
+    figure = new_figure(8.3, 2.2)
+    panels: list[tuple[str, Any]] = [("scene, cut out", photo), ("truth", truth[cut]), ("prediction", probability[cut])]
+    panels += [("cross entropy", entropy[cut]), ("focal loss (γ = 2)", ((1 - right) ** 2 * entropy)[cut])]
+    axes_row = figure.subplots(1, 5)
+    for axes, (name, values) in zip(axes_row, panels, strict=True):
+        logarithmic = {"norm": LogNorm(1e-5, 3, clip=True)} if "o" in name and "loss" in name or "entropy" in name else {}
+        plain(axes, values, cmap="magma", **logarithmic)
+        titled(axes, name, 9)
+    bar = figure.colorbar(axes_row[-1].images[0], ax=axes_row[3:], location="bottom", shrink=0.8, aspect=30, pad=0.03)
+    bar.set_label("loss of a pixel, logarithmic", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     return picture_of(figure)
 
 
@@ -140,7 +211,7 @@ def small_and_large() -> Image.Image:
     left, right = figure.subplots(1, 2)
     for axes, answers, title in ((left, torch.zeros_like(truth), "the disk is missed"), (right, beside, "it is one pixel off")):
         logits = torch.where(answers, 4.0, -4.0)  # 98 per cent sure of every pixel
-        for name, loss in (("DICE", dice_loss), ("focal, mean over pixels", focal_loss)):
+        for name, loss in (("DICE", package.dice_loss), ("focal, mean over pixels", package.focal_loss)):
             axes.plot(radii, [float(loss(x[None], t[None], 1)) for x, t in zip(logits, truth, strict=True)], label=name)
         axes.set(xlabel="radius of the disk in pixels, of 96 x 96", ylabel="loss", yscale="log", ylim=(5e-4, 2))
         titled(axes, title)
@@ -168,33 +239,85 @@ def quarter_truth(image: np.ndarray, fine: Tensor, coarse: Tensor) -> Image.Imag
     return picture_of(figure)
 
 
-def album(image: np.ndarray, boxes: Tensor, names: Sequence[str], columns: dict[str, Tensor], rows: Sequence[int]) -> Image.Image:
-    """The same objects' masks at several moments: one row an object, one column a moment (title -> probabilities K h w)."""
-    figure = new_figure(8.3, 1.33 * len(rows) + 0.3)
-    grid = figure.subplots(len(rows), 1 + len(columns), squeeze=False)
+def intersection_over_union(probability: Tensor, truth: Tensor) -> Tensor:
+    """Masks K h w (probabilities, shares) -> K: IoU of what both put above one half."""
+    found, true = probability > 0.5, truth > 0.5
+    return (found & true).sum((1, 2)) / (found | true).sum((1, 2)).clamp(min=1)
+
+
+def album(
+    image: np.ndarray, boxes: Tensor, names: Sequence[str], columns: dict[str, Tensor], truth: Tensor, rows: Sequence[int]
+) -> Image.Image:
+    """The same objects' masks at several moments, with their IoU: a row per object, a column per moment (title -> K h w)."""
+    figure = new_figure(8.3, 1.32 * len(rows) + 0.3)
+    grid = figure.subplots(len(rows), 2 + len(columns), squeeze=False)
+    values = {title: intersection_over_union(masks, truth) for title, masks in columns.items()}
     for line, k in zip(grid, rows, strict=True):
         plain(line[0], image)
         left, top, right, bottom = boxes[k].clamp(0, image.shape[0] - 1).tolist()
         line[0].plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=LIT, linewidth=2)
         line[0].set_ylabel(names[k], fontsize=9)
-        for axes, masks in zip(line[1:], columns.values(), strict=True):
+        for axes, (title, masks) in zip(line[1:], columns.items(), strict=False):
             plain(axes, masks[k], cmap="magma", vmin=0, vmax=1)
-    for axes, title in zip(grid[0], ["box", *columns], strict=True):
+            axes.set_xlabel(f"IoU {values[title][k]:.2f}", fontsize=8.5, labelpad=2)
+        plain(line[-1], truth[k], cmap="magma", vmin=0, vmax=1)
+    for axes, title in zip(grid[0], ["box", *columns, "truth"], strict=True):
         titled(axes, title, 9)
     return picture_of(figure)
 
 
-def loss_curves(history: Sequence[dict[str, float]]) -> Image.Image:
-    """Focal and DICE loss over the iterations, thin as they are, thick as a mean over fifteen of them."""
+def progress(history: Sequence[dict[str, float]], quality: dict[int, Tensor], names: Sequence[str]) -> Image.Image:
+    """Both losses over the iterations (thick: the mean of fifteen), and the IoU of some objects' masks, iteration -> K."""
     figure = new_figure(8.3, 2.7)
-    for axes, name in zip(figure.subplots(1, 2), ("focal", "dice"), strict=True):
-        values = np.array([losses[name] for losses in history])
+    *losses, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.35))
+    for axes, name in zip(losses, ("focal", "dice"), strict=True):
+        values = np.array([found[name] for found in history])
         window = min(15, len(values))
         axes.plot(values, linewidth=0.7, alpha=0.4)
         axes.plot(np.arange(window - 1, len(values)), np.convolve(values, np.ones(window) / window, "valid"), color=LIT)
         axes.set(xlabel="iteration", ylim=(0, None))
         titled(axes, f"{name} loss")
+    for k, name in enumerate(names):
+        right.plot(list(quality), [float(values[k]) for values in quality.values()], "o-", markersize=3.5, label=name)
+    right.set(xlabel="iteration", ylim=(0, 1))
+    right.legend(fontsize=8)
+    titled(right, "IoU of masks, a held-out scene")
+    for axes in figure.axes:
+        axes.tick_params(labelsize=9)
     return picture_of(figure)
+
+
+def schematic() -> Image.Image:
+    """What is frozen in the mask step, what trains, and what is supervised by what; dashed: losses of the first step."""
+    page = Schematic(8.3, 3.72)
+    page.frame(0.12, 1.72, 6.0, 3.6, "step 1, then frozen: no gradient, eval mode")
+    image = page.block(0.78, 2.3, "image", kind="data", width=0.9)
+    backbone = page.block(2.0, 2.3, "backbone", width=1.05)
+    encoder = page.block(3.25, 2.3, "encoder", width=1.0)
+    decoder = page.block(4.45, 2.3, "decoder", width=1.0)
+    heads = page.block(5.5, 2.3, "heads", width=0.75)
+    page.block(7.2, 2.6, "class, L1, GIoU", "step 1, every layer", "loss", 1.75)
+    cells = page.block(3.25, 2.98, "pixel_class, cells", "recipe of tiny", "loss", 1.6, 0.44)
+    match = page.block(7.2, 1.95, "matching", "K of B x N pairs", "fixed", 1.75)
+    heatmaps = page.block(4.45, 1.15, "heatmap attention", "K x M x h x w", width=1.6, lit=True)
+    head = page.block(4.45, 0.38, "mask head", "K x H/4 x W/4", width=1.6, lit=True)
+    loss = page.block(7.2, 0.38, "focal and DICE", "K masks with their truth", "loss", 1.85)
+    for start, end in ((image, backbone), (backbone, encoder), (encoder, decoder), (decoder, heads)):
+        page.arrow(start, end)
+    page.arrow(encoder, cells, dashed=True)
+    page.arrow((5.88, 2.4), (6.32, 2.6), dashed=True)
+    page.arrow((5.88, 2.2), (6.32, 1.95))
+    page.arrow(decoder, heatmaps)
+    page.arrow((3.25, 2.05), (3.25, 1.15), (3.65, 1.15))
+    page.arrow(heatmaps, head)
+    page.arrow((2.0, 2.05), (2.0, 0.38), (3.65, 0.38))
+    page.text(2.08, 0.52, "Res2 to Res5", ha="left")
+    page.arrow(head, loss, lit=True)
+    page.arrow(match, loss)
+    page.arrow((7.0, 1.7), (7.0, 1.15), (5.25, 1.15))
+    page.text(6.12, 1.27, "which K")
+    page.text(0.2, 1.2, "orange: trains in step 2", ha="left", color=LIT, weight="bold")
+    return page.picture()
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -116,11 +117,7 @@ class MaskHeadShown(MaskHeadOf):
 
     def __init__(self, model: PanopticDETR):
         super().__init__(model)
-        first = int(model.preset.dilation)  # whose Res4 has the grid's size already
-        for i in range(first, 3):
-            weight, _ = model.mask_head.convolutions[i + 2].parameters()
-            self.register_buffer(f"twofold{i}", of_twofold(weight.detach()), persistent=False)
-        self.first = first
+        self.first = int(model.preset.dilation)  # whose Res4 has the grid's size already
 
     def forward(self, heatmaps: Tensor, res2: Tensor, res3: Tensor, res4: Tensor, projected: Tensor) -> Any:
         head: Any = self.mask_head
@@ -134,7 +131,9 @@ class MaskHeadShown(MaskHeadOf):
             if i < self.first:
                 x = convolution(x + per_object(side, index))
             else:
-                x = F.conv_transpose2d(x, getattr(self, f"twofold{i}"), stride=2, padding=1) + per_object(convolution(side), index)
+                x = F.conv_transpose2d(x, of_twofold(convolution.weight), stride=2, padding=1) + per_object(
+                    convolution(side), index
+                )
             x = head.norms[i + 2](x).relu()
             stages.append(x)
         return (head.output(x).squeeze(1), *(stage.mean(1) for stage in stages))
@@ -143,11 +142,9 @@ class MaskHeadShown(MaskHeadOf):
 def of_twofold(weight: Tensor) -> Tensor:
     """The kernel in c 4 4 of the transposed convolution (stride 2, padding 1) that equals enlarging twofold by nearest neighbours,
     then convolving with `weight` c in 3 3 (padding 1)."""
-    kernel = weight.new_zeros(weight.shape[1], weight.shape[0], 4, 4)
-    for down in range(2):
-        for right in range(2):
-            kernel[:, :, down : down + 3, right : right + 3] += weight.flip(2, 3).transpose(0, 1)
-    return kernel
+    turned = weight.flip(2, 3).transpose(0, 1)
+    shifted = (F.pad(turned, (right, 1 - right, down, 1 - down)) for down in range(2) for right in range(2))
+    return torch.stack(list(shifted)).sum(0)  # an engine folds it when it starts: only `weight` is stored
 
 
 # --- scenes -----------------------------------------------------------------------------------------------------------------
@@ -171,8 +168,8 @@ class Recorder(Canvas):
         self.shapes.append(["bar", rounded((*start, *end, width, tip or width)), rounded(colour, 1)])
 
 
-def rounded(values: Any, digits: int = 4) -> list[float]:
-    """Numbers as short as they may be: a tenth of a millimetre."""
+def rounded(values: Any, digits: int = 3) -> list[float]:
+    """Numbers as short as they may be: a millimetre."""
     return [int(value) if value == int(value) else value for value in (round(float(value), digits) for value in values)]
 
 
@@ -212,3 +209,7 @@ def item_of(view: View, number: int) -> dict[str, Any]:
     PAINTERS[item.category_id](recorder, rng)
     place = {"across": round(item.across, 6), "depth": round(item.depth, 5)}
     return {"category": item.category_id, **place, "facing": facing, "shapes": recorder.shapes}
+
+
+if __name__ == "__main__":
+    export(PanopticDETR.from_pretrained("tiny").eval(), sys.argv[1])

@@ -53,7 +53,9 @@ def test_recorded_scenes_are_the_views(model):
         view, (_, ids, things) = settled(scene["seed"], 288, 288)
         assert [item["category"] for item in scene["items"]] == [item.category_id for item in view.items]
         assert [item["depth"] for item in scene["items"]] == sorted((item["depth"] for item in scene["items"]), reverse=True)
-        assert sum(item["category"] > VEGETATION for item in scene["items"]) == len(things) == len(np.unique(ids)[np.unique(ids) > 4])
+        assert (
+            sum(item["category"] > VEGETATION for item in scene["items"]) == len(things) == len(np.unique(ids)[np.unique(ids) > 4])
+        )
         assert {shape[0] for item in scene["items"] for shape in item["shapes"]} <= {"polygon", "ellipse", "bar"}
 
 
