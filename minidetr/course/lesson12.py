@@ -2,43 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from minidetr.course import answer, exercise, require
+from minidetr.course import answer, exercise, require, require_tensor
+from minidetr.course.cost import stage_costs
+from minidetr.course.schematic import Schematic
 from minidetr.model.heatmaps import HeatmapAttention
+from minidetr.model.transformer import DecoderLayer
 from minidetr.plot import new_figure, picture_of
+from minidetr.presets import preset
 
 # --- exercises --------------------------------------------------------------------------------------------------------------
 
 
-def counted(module: nn.Module, *inputs: Tensor) -> int:
+def counted(module: nn.Module, *inputs: Any) -> int:
     """Multiply-adds of one call of a module, as PyTorch's own counter sees them."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(*inputs)
     return counter.get_total_flops() // 2
 
 
+class Largest(TorchDispatchMode):
+    """Notes how many values the largest tensor has that any operation inside puts out."""
+
+    values = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and look at its results; a view, which takes no memory, counts as nothing."""
+        found = function(*args, **(kwargs or {}))
+        for one in found if isinstance(found, tuple | list) else [found]:
+            if isinstance(one, Tensor):
+                self.values = max(self.values, one.untyped_storage().nbytes() // max(1, one.element_size()))
+        return found
+
+
 @exercise
-def convolution_multiply_adds(attempt: Callable[..., Any]) -> None:
-    """`attempt(inputs, outputs, kernel, height, width, stride)`: of a convolution padded by kernel // 2, for one image."""
-    for inputs, outputs, kernel, height, width, stride in ((3, 64, 7, 96, 160, 2), (40, 24, 3, 17, 31, 1), (12, 20, 1, 33, 19, 2)):
-        found = answer(attempt(inputs, outputs, kernel, height, width, stride))
+def decoder_layer(attempt: Callable[..., Any]) -> None:
+    """`attempt(N, cells, d, hidden)`: multiply-adds of one decoder layer: N queries of width d look at `cells` of the image."""
+    for N, cells, d, hidden in ((7, 35, 48, 100), (50, 12, 32, 256), (100, 400, 256, 2048)):
+        found = answer(attempt(N, cells, d, hidden))
         with torch.device("meta"):
-            layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
-            right = counted(layer, torch.empty(1, inputs, height, width))
-        case = f"a {kernel}x{kernel} convolution {inputs} -> {outputs} with stride {stride} on {height}x{width}"
-        at_input = inputs * outputs * kernel**2 * height * width
-        require(stride == 1 or found != at_input, f"{case}: with a stride, only every {stride}nd row and column is computed.")
-        require(kernel == 1 or found * kernel != right, f"{case}: the kernel has kernel x kernel places, not kernel.")
-        require(found * inputs != right, f"{case}: every output value looks at all {inputs} input channels.")
+            layer = DecoderLayer(d, 4, hidden, 0.0).eval()
+            x, image = torch.empty(1, N, d), torch.empty(1, cells, d)
+            right = counted(layer, x, x, image, image, None)
+        case = f"N={N}, {cells} cells, d={d}, hidden={hidden}"
+        among, pairs = 4 * N * d * d, 2 * N * N * d  # of the queries' self-attention
+        outside, keys, seen = 2 * N * d * d, 2 * cells * d * d, 2 * N * cells * d  # of the attention to the image
+        perceptron = 2 * N * d * hidden
+        require(isinstance(found, Real), f"{case}: the cost should be a number.")
         require(found != 2 * right, f"{case}: those are FLOPs, two for each multiply-add.")
-        require(found == right, f"{case} takes {right:,} multiply-adds, not {found:,} (odd sizes are rounded up).")
+        require(found != right - perceptron, f"{case}: the feed-forward layer is missing: d -> hidden -> d for each query.")
+        require(found != right - perceptron // 2, f"{case}: the feed-forward layer has two linear layers, d -> hidden -> d.")
+        require(
+            found != right - perceptron + 2 * cells * d * hidden,
+            f"{case}: the feed-forward layer runs on the queries, not on cells.",
+        )
+        require(found != right - among - pairs, f"{case}: the queries attend to each other first: that self-attention is missing.")
+        sentence = (
+            "keys and values of the cross-attention are made of the cells: two linear layers for each cell, not for each query."
+        )
+        require(found not in (right - keys + outside, right - keys), f"{case}: {sentence}")
+        sentence = "the cross-attention has N x cells pairs, each a product of length d, and once more for the values."
+        require(
+            found not in (right - seen + 2 * cells**2 * d, right - seen + pairs, right - seen // 2, right - seen),
+            f"{case}: {sentence}",
+        )
+        require(found == right, f"{case} takes {right:,} multiply-adds, not {found:,}.")
+
+
+@exercise
+def takes_over(attempt: Any) -> None:
+    """The side in pixels of a square image at which the pairs cost half of one of R50's encoder layers (d 256, hidden 2048)."""
+    side = answer(attempt)
+    require(isinstance(side, Real), "the side of the image should be a number of pixels.")
+    require(not 2500 <= side <= 2620, "that is the number of cells n: a cell is 32 pixels wide, and n = (side / 32)^2.")
+    require(not 45 <= side <= 55, "that is the side in cells: a cell is 32 pixels wide.")
+    require(not 700 <= side <= 740, "that is where the pairs equal the four linear layers: the feed-forward layer counts, too.")
+    sentence = "the pairs take 38 % there. Set them equal to all the rest of the layer, and divide by 2 n d."
+    require(not 1250 <= side <= 1310, f"{sentence}")
+    require(1595 <= side <= 1640, "set 2 n^2 d equal to 4 n d^2 + 2 n d hidden and solve for n; then side = 32 sqrt(n).")
 
 
 @exercise
@@ -65,32 +116,76 @@ def heatmap_multiply_adds(attempt: Callable[..., Any]) -> None:
 
 
 @exercise
-def thrown_away(attempt: Callable[..., Any]) -> None:
-    """`attempt(N, K, H, W)`: bytes of N float32 mask logits at a quarter of H x W, and the share not needed when K are kept."""
-    for N, K, H, W in ((100, 11, 640, 960), (20, 5, 192, 320), (300, 300, 800, 1088)):
-        found = answer(attempt(N, K, H, W))
-        require(isinstance(found, tuple) and len(found) == 2, "return two numbers: the bytes, and the share thrown away.")
-        size, share = (answer(value) for value in found)
-        right = 4 * N * (H // 4) * (W // 4)
-        case = f"N={N}, K={K}, {H}x{W}"
-        require(size != 16 * right, f"{case}: masks are at a quarter of the size in both directions, so a sixteenth of the pixels.")
-        require(size != 4 * right, f"{case}: a quarter in each of the two directions is a sixteenth.")
-        require(size * 4 != right, f"{case}: a float32 takes four bytes.")
-        require(size == right, f"{case}: all masks take {right:,} bytes, not {size:,}.")
-        require(K == N or abs(share - K / N) > 1e-9 or 2 * K == N, f"{case}: that is the share that is kept.")
-        require(abs(share - (N - K) / N) < 1e-9, f"{case}: {(N - K) / N:.3f} of them are thrown away, not {share:.3f}.")
+def winners(attempt: Callable[..., Any]) -> None:
+    """`attempt(mask_logits K h w, size (H, W))`: H W, the number of each pixel's highest mask, a few planes H W in memory."""
+    K, h, w, H, W = 9, 6, 10, 24, 40
+    logits = torch.randn(K, h, w) - 4
+    with Largest() as largest:
+        found = attempt(logits.clone(), (H, W))
+    found = require_tensor(found, (H, W), "the map").long()
+    enlarged = F.interpolate(logits[None], (H, W), mode="bilinear")[0]
+    expected = enlarged.argmax(0)
+    require(not torch.equal(found, enlarged.argmin(0)), "those are the lowest masks.")
+    coarse = F.interpolate(logits.argmax(0)[None, None].float(), (H, W))[0, 0].long()
+    nearest = F.interpolate(logits[None], (H, W))[0].argmax(0)
+    for other in (coarse, nearest):
+        require(not torch.equal(found, other), "the edges are blocks: enlarge each mask bilinearly, and compare after that.")
+    corners = F.interpolate(logits[None], (H, W), mode="bilinear", align_corners=True)[0].argmax(0)
+    require(not torch.equal(found, corners), "leave align_corners as it is, False.")
+    after = torch.where(enlarged.amax(0) > 0, expected, 0)
+    require(
+        not torch.equal(found, after) or torch.equal(after, expected),
+        "all these logits are below 0: begin with the first mask, not with 0.",
+    )
+    require((found == expected).float().mean() > 0.999, "each pixel should have the number of its highest mask.")
+    sentence = f"right, but a tensor of {largest.values / (H * W):.0f} planes H x W was made: enlarge one mask at a time."
+    require(largest.values <= 3 * H * W, sentence)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------------
 
 
-def bars(values: Mapping[str, float], label: str) -> Image.Image:
-    """One horizontal bar for each name, its value written behind it; `label` names the unit."""
-    figure = new_figure(8.3, 0.45 * len(values) + 0.9)
-    axes = figure.subplots()
-    drawn = axes.barh(list(values), list(values.values()))
-    axes.bar_label(drawn, [f" {value:,.1f}" for value in values.values()])
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    axes.set(xlim=(0, 1.15 * max(values.values())), xlabel=label)
+def schematic() -> Image.Image:
+    """Where the multiply-adds of R50 at 640x640 go: what runs once per image, and what once per object."""
+    one, none = ({c.stage: c.multiply_adds / 1e9 for c in stage_costs(preset("r50"), 640, 640, k)} for k in (1, 0))
+    d, hidden, cells = 256, 2048, 400
+    share = 2 * cells * d * hidden / (4 * cells * d**2 + 2 * cells**2 * d + 2 * cells * d * hidden)
+    page = Schematic(8.3, 3.85)
+    page.frame(0.08, 1.72, 8.22, 3.75, "once per image")
+    page.frame(0.08, 0.42, 8.22, 1.6, "once per object, K times")
+    image = page.block(0.72, 3.05, "image", "3x640x640", "data", 1.0)
+    backbone = page.block(2.4, 3.05, "backbone", f"{one['backbone']:.2f} billion", width=1.5, lit=True)
+    encoder = page.block(4.25, 3.05, "encoder, 6 layers", f"{one['encoder']:.2f} billion", width=1.5)
+    decoder = page.block(6.05, 3.05, "decoder, 6 layers", f"{one['decoder']:.2f} billion", width=1.5)
+    heads = page.block(7.55, 3.05, "heads", f"{one['classes and boxes']:.2f} billion", width=1.05)
+    page.text(4.25, 3.45, f"{share:.0%} of it: feed-forward layers")
+    for before, after in ((image, backbone), (backbone, encoder), (encoder, decoder), (decoder, heads)):
+        page.arrow(before, after)
+    of_image = page.block(2.4, 2.1, "laterals, first conv.", f"{one['mask head, each image']:.2f} billion", width=1.7)
+    keys = page.block(4.25, 2.1, "heatmap keys", f"{none['heatmaps']:.2f} billion", width=1.5)
+    page.arrow(backbone, of_image)
+    page.arrow(encoder, keys)
+    masks = page.block(0.72, 0.9, "mask", "160x160", "data", 1.0)
+    head = page.block(2.4, 0.9, "mask head", f"{one['mask head, each object']:.2f} billion", width=1.7, lit=True)
+    maps = page.block(4.25, 0.9, "heatmaps", f"{(one['heatmaps'] - none['heatmaps']) * 1e3:.1f} million", width=1.5)
+    queries = page.block(6.05, 0.9, "K of N queries", "256 each", "data", 1.5)
+    page.arrow(decoder, queries)
+    for before, after in ((queries, maps), (maps, head), (head, masks), (keys, maps), (of_image, head)):
+        page.arrow(before, after)
+    page.key(0.2, 0.2, ("data", "learned"))
+    page.text(8.1, 0.2, "multiply-adds, ResNet-50 at 640x640", ha="right")
+    return page.picture()
+
+
+def ladder(rows: Mapping[str, Sequence[float]], labels: Sequence[str]) -> Image.Image:
+    """For each name two bars side by side, each panel with a scale of its own; `labels` name the units."""
+    figure = new_figure(8.3, 0.4 * len(rows) + 1.0)
+    panels = figure.subplots(1, len(labels), sharey=True)
+    for number, (axes, label) in enumerate(zip(panels, labels, strict=True)):
+        values = [row[number] for row in rows.values()]
+        drawn = axes.barh(list(rows), values, color=("#0072b2", "#d55e00")[number % 2])
+        axes.bar_label(drawn, [f" {value:,.1f}" if value < 100 else f" {value:,.0f}" for value in values], fontsize=9)
+        axes.set(xlim=(0, 1.25 * max(values)), xlabel=label)
+        axes.grid(axis="y", visible=False)
+    panels[0].invert_yaxis()
     return picture_of(figure)

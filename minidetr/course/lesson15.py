@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
-from minidetr.course import answer, exercise, require, require_tensor
+from minidetr.course import answer, close, exercise, require, require_tensor
 from minidetr.course.figures import enlarged, titled
+from minidetr.course.schematic import Schematic
 from minidetr.course.trace import plain
 from minidetr.data.images import denormalise
 from minidetr.model import PanopticDETR
@@ -59,19 +61,50 @@ def strangers(attempt: Callable[..., Any]) -> None:
 
 
 @exercise
+def cells(attempt: Callable[..., Any]) -> None:
+    """`attempt(weights ... n)`, attention weights that sum to 1: to how many cells each row attends, exp of its entropy."""
+    n = 7
+    weights = torch.randn(3, 4, n).mul(2).softmax(-1)
+    weights[0, 0], weights[0, 1] = 1 / n, torch.eye(n)[2]  # all alike, and all on one
+    weights[1, 2] = torch.tensor([0.5, 0.5, 0, 0, 0, 0, 0])
+    found = answer(attempt(weights.clone()))
+    require(isinstance(found, Tensor), "the result should be a tensor: a number for each row of weights.")
+    require(
+        found.shape == (3, 4), f"for weights 3x4x{n} the result should be 3x4, a number for each row: sum over the last axis alone."
+    )
+    require(
+        not found.isnan().any(), "a weight of 0 gives NaN, since 0 log 0 is computed as 0 times minus infinity: it counts as 0."
+    )
+    entropy = -torch.xlogy(weights, weights).sum(-1)
+    require(not close(found, entropy), "that is the entropy itself: take its exponential.")
+    require(not close(found, (-entropy).exp()), "the sign is missing: the entropy is minus the sum.")
+    require(not close(found, 1 / weights.square().sum(-1)), "that is 1 over the sum of squares, another count of the same kind.")
+    require(not close(found, (weights > 0).sum(-1).float()), "a cell of little weight should count little, not as a whole one.")
+    require(not close(found, 1 / weights.amax(-1)), "that is 1 over the largest weight: use all weights.")
+    require(not close(found, (entropy / math.log(2)).exp()), "a logarithm of base 2 goes with a power of 2: take both natural.")
+    require(close(found, entropy.exp()), "each number should be exp(-sum a log a) of its row.")
+
+
+@exercise
 def hidden(attempt: Callable[..., Any]) -> None:
-    """`attempt(mask_logits N h w)`: bool N x h*w, True at the cells a query may not look at; an empty mask hides nothing."""
-    logits = torch.randn(4, 3, 5)
-    logits[2] = -logits[2].abs() - 0.1  # empty
-    found = require_tensor(attempt(logits.clone()), (4, 15), "the mask")
+    """`attempt(mask_logits B N H' W', size (h, w))`: bool B N h*w, True at the cells a query may not look at; a cell's logit is the
+    mean of those it covers, and a mask without any cell hides nothing."""
+    logits = torch.randn(2, 4, 9, 20)
+    logits[0, 2] = -logits[0, 2].abs() - 0.1  # empty
+    logits[1, 0], logits[1, 0, :, :8], logits[1, 0, :, 8:12] = -1, 0, 1  # two columns of cells at 0, which is inside
+    found = require_tensor(attempt(logits.clone(), (3, 5)), (2, 4, 15), "the mask")
     require(found.dtype == torch.bool, "the mask should be of True and False.")
-    outside = logits.flatten(1) < 0
+    outside = (logits.unflatten(3, (5, 4)).unflatten(2, (3, 3)).mean((3, 5)) < 0).flatten(2)
+    empty = outside.all(2, keepdim=True)
+    picked = (logits[:, :, ::3, ::4] < 0).flatten(2)
+    require(not torch.equal(found, ~(outside & ~empty)), "True means: may not look. That is the other way round.")
     require(not torch.equal(found, ~outside), "True means: may not look. That is the other way round.")
     require(not torch.equal(found, outside), "the third mask is empty: its query sees nothing now, and attention would be NaN.")
-    require(not found[~outside].any(), "cells inside a mask (a logit of 0 or more) should not be hidden.")
-    require(found[[0, 1, 3]].any(), "an empty mask lets its own query look everywhere, not all of them.")
-    expected = outside & ~outside.all(1, keepdim=True)
-    require(torch.equal(found, expected), "hide where the logit is below 0, but nothing where all of a mask is.")
+    require(not torch.equal(found, picked & ~picked.all(2, keepdim=True)), "that is one pixel of each cell: take the mean of all.")
+    require(not found[1, 0].view(3, 5)[:, :2].any(), "a logit of exactly 0 is inside: hide what is below 0.")
+    require(found[0, [0, 1, 3]].any(), "an empty mask lets its own query look everywhere, not all of them.")
+    require(not found[~outside].any(), "cells whose mean logit is 0 or more should not be hidden.")
+    require(torch.equal(found, outside & ~empty), "hide where the mean logit is below 0, but nothing where all of a mask is.")
 
 
 @exercise
@@ -150,6 +183,38 @@ def found_share(boxes: Sequence[Tensor], targets: Sequence[Any]) -> float:
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------------
+
+
+def schematic() -> Image.Image:
+    """A decoder layer in training, and where the four ideas of this lesson reach into it (framed in orange)."""
+    page = Schematic(8.3, 4.5)
+    page.frame(2.45, 1.45, 7.02, 4.2, "decoder layer")
+    noised = page.block(1.05, 3.8, "noised truth", "denoising", "data", 1.6, lit=True)
+    further = page.block(1.05, 3.1, "further queries", "groups", "data", 1.6, lit=True)
+    queries = page.block(1.05, 2.4, "N queries", "", "data", 1.6)
+    image = page.block(1.05, 1.05, "encoded image", "h w cells", "data", 1.6)
+    among = page.block(3.25, 3.1, "self-attention", "", width=1.3)
+    across = page.block(4.85, 3.1, "cross-attention", "", width=1.35)
+    perceptron = page.block(6.35, 3.1, "feed-forward", "", width=1.15)
+    page.arrow(noised, (3.25, 3.8), among)
+    page.arrow(further, among)
+    page.arrow(queries, (3.25, 2.4), among)
+    page.arrow(among, across)
+    page.arrow(across, perceptron)
+    page.arrow(image, (4.6, 1.05), (4.6, across.y - across.height / 2))
+    page.text(3.3, 0.93, "keys and values")
+    page.arrow(image, queries, lit=True)
+    page.text(1.12, 1.72, "starting cells", ha="left", color="#d55e00")
+    masks = page.block(6.2, 1.95, "a mask per query", "masked attention", "data", 1.5, lit=True)
+    page.arrow((6.35, perceptron.y - perceptron.height / 2), (6.35, masks.y + masks.height / 2))
+    page.arrow(masks, (5.1, 1.95), (5.1, across.y - across.height / 2), lit=True)
+    page.text(6.2, 1.58, "for the next layer", color="#d55e00")
+    loss = page.block(7.68, 3.1, "matching,\nlosses", "", "loss", 1.0, 0.6)
+    page.arrow(perceptron, loss)
+    of_cells = page.block(3.3, 0.42, "losses on cells", "", "loss", 1.4, 0.4)
+    page.arrow(image, (1.05, 0.42), of_cells)
+    page.key(4.4, 0.25, ("data", "learned", "loss"))
+    return page.picture()
 
 
 def glances(picture: Tensor, rows: Mapping[str, Sequence[Tensor]]) -> Image.Image:
