@@ -87,13 +87,15 @@ def blob_colors(blobs: np.ndarray, image: np.ndarray, rows: slice, columns: slic
 def thresholds(
     image: np.ndarray, found: dict[float, Panoptic], part: tuple[slice, slice], categories: Sequence[Category]
 ) -> Image.Image:
-    """What is kept above each threshold: the image with its number of segments; one part enlarged, scores below 0.7 in orange."""
+    """What is kept above each threshold: the image with its number of segments; one part enlarged, scores below 0.7 striped."""
     figure = new_figure(8.3, 5.1)
     for (upper, lower), (level, panoptic) in zip(figure.subplots(2, len(found)).T, found.items(), strict=True):
         picture = overlay(image, panoptic, categories, 0.7)
         plain(upper, picture.copy())
         unsure = [segment.id for segment in panoptic.segments if segment.score < 0.7]
-        picture[np.isin(panoptic.segment_ids, unsure)] = 213, 94, 0
+        stripes = np.where(np.indices(panoptic.segment_ids.shape).sum(0) // 2 % 2, 255, 0)  # H W, diagonal: no class has them
+        hit = np.isin(panoptic.segment_ids, unsure)
+        picture[hit] = stripes[hit][:, None]
         rows, columns = part
         edges = [columns.start, columns.stop - 1, columns.stop - 1, columns.start, columns.start]
         upper.plot(edges, [rows.start, rows.start, rows.stop, rows.stop, rows.start], color="black", linewidth=1.5)

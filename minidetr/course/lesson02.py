@@ -203,13 +203,13 @@ def schematic_stages() -> Image.Image:
     for block, name, stride in zip(blocks, ("", "", "Res2", "Res3", "Res4", "Res5", ""), (1, 4, 4, 8, 16, 32, 32), strict=True):
         page.text(block.x, 1.98, name, 10, "bold", color="#1f2328")
         page.text(block.x, 1.1, f"stride {stride}")
-    for block in (*blocks[2:5], blocks[6]):
-        page.arrow((block.x, 0.97), (block.x, 0.66), head=False)
-    page.arrow((blocks[2].x, 0.66), (blocks[6].x, 0.66), head=False)
-    page.arrow((blocks[4].x, 0.66), (blocks[4].x, 0.42))
-    page.block(blocks[4].x, 0.27, "mask head", kind="fixed", width=0.99, height=0.3)
-    page.arrow((blocks[6].x, 0.66), (blocks[6].x, 0.42))
-    page.block(blocks[6].x, 0.27, "encoder", kind="fixed", width=0.99, height=0.3)
+    left, right = blocks[2].x - 0.51, blocks[5].x + 0.51
+    head = page.block((left + right) / 2, 0.27, "mask head", kind="fixed", width=right - left, height=0.3)
+    encoder = page.block(blocks[6].x, 0.27, "encoder", kind="fixed", width=0.99, height=0.3)
+    for block in blocks[2:5]:
+        page.arrow((block.x, 0.97), (block.x, head.y + 0.15))
+    page.arrow((blocks[6].x, 0.97), (blocks[6].x, encoder.y + 0.15))
+    page.arrow((blocks[6].x, 0.68), (blocks[5].x, 0.68), (blocks[5].x, head.y + 0.15))
     page.text(0.13, 2.35, "ResNet-50, shapes at 640x640", 9.5, "bold", ha="left", color="#1f2328")
     page.key(6.1, 2.35, ("data", "learned"))
     return page.picture()
