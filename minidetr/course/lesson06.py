@@ -139,7 +139,7 @@ def heads(attempt):
     refuted = {
         "A": "A contradicts the table of shares: over all objects head 2 holds more of the total than head 4.",
         "C": "C holds for head 2 as well: without it cones are left with 3% of their total. It doesn't explain the difference.",
-        "D": "D is refuted by the picture: head 4 holds less than 1% of every object but the sky.",
+        "D": "D is refuted by the picture: head 4 holds about 1% at most of every object but the sky.",
     }
     require(letter in {*refuted, "B"}, "answer with one letter: A, B, C or D.")
     require(letter == "B", refuted.get(letter, ""))

@@ -234,6 +234,12 @@ def true_masks(one: Seen, z: Tensor, labels: Tensor) -> Tensor:
     return masks
 
 
+def near_border(owner: Tensor) -> Tensor:
+    """H W bool: the pixels within 4 of one that has another owner."""
+    values = owner[None].float()
+    return (F.max_pool2d(values, 9, 1, 4) != -F.max_pool2d(-values, 9, 1, 4))[0]
+
+
 def binned(p: Tensor, right: Tensor, bins: int = 10) -> Tensor:
     """2 x bins: how many values of `p` fall into each tenth of 0..1, and how many of those are `right`."""
     place = (p.flatten() * bins).long().clamp(max=bins - 1)
