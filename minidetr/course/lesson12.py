@@ -142,6 +142,20 @@ def winners(attempt: Callable[..., Any]) -> None:
     require(largest.values <= 3 * H * W, sentence)
 
 
+@exercise
+def saves_most(attempt: Any) -> None:
+    """The step of the ladder, 2 to 5, that saves most time beyond its share of multiply-adds."""
+    step = answer(attempt)
+    wrong = {
+        1: "step 1 is where the ladder begins.",
+        3: "step 3 changes no count, and its time changes by no more than chance.",
+        4: "step 4 saves a third of the multiply-adds and somewhat more of the time. Which step also stops writing copies?",
+        5: "step 5 computes an eighth of the masks, and takes an eighth of the time. Which step also stops writing copies?",
+    }
+    require(step not in wrong, f"{wrong.get(step, '')}")
+    require(step == 2, "one of the steps 2 to 5.")
+
+
 # --- pictures ---------------------------------------------------------------------------------------------------------------
 
 

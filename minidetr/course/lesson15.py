@@ -186,11 +186,12 @@ def found_share(boxes: Sequence[Tensor], targets: Sequence[Any]) -> float:
 
 
 def schematic() -> Image.Image:
-    """A decoder layer in training, and where the four ideas of this lesson reach into it (framed in orange)."""
+    """A decoder layer in training, and where the four ideas of this lesson reach into it (framed in orange).
+    As in the package, noised truth and further queries go through it in passes of their own."""
     page = Schematic(8.3, 4.5)
     page.frame(2.45, 1.45, 7.02, 4.2, "decoder layer")
-    noised = page.block(1.05, 3.8, "noised truth", "denoising", "data", 1.6, lit=True)
-    further = page.block(1.05, 3.1, "further queries", "groups", "data", 1.6, lit=True)
+    noised = page.block(1.05, 3.8, "noised truth", "denoising: own pass", "data", 1.6, lit=True)
+    further = page.block(1.05, 3.1, "further queries", "groups: own pass", "data", 1.6, lit=True)
     queries = page.block(1.05, 2.4, "N queries", "", "data", 1.6)
     image = page.block(1.05, 1.05, "encoded image", "h w cells", "data", 1.6)
     among = page.block(3.25, 3.1, "self-attention", "", width=1.3)

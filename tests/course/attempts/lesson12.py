@@ -32,6 +32,12 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("side = 1280", "38 %"),
         ("side = 640", "solve for n"),
     ],
+    "saves_most": [
+        ("step = 3", "by no more than chance"),
+        ("step = 4", "a third of the multiply-adds"),
+        ("step = 5", "an eighth of the masks"),
+        ("step = 1", "where the ladder begins"),
+    ],
     "heatmap_multiply_adds": [
         (
             "def heatmap_multiply_adds(K, B, d, M, cells):\n    return K * d * d + B * cells * d * d + M * K * cells * d",
