@@ -325,7 +325,7 @@ def shares(losses: dict[str, float], options: TrainOptions) -> dict[str, float]:
 
 def columns_of(rows: Sequence[dict[str, tuple[float, ...]]], names: Sequence[str]) -> Image.Image:
     """Rows of small charts, one chart for each of four columns: a run's curves in colour over those of the healthy run in grey."""
-    heads = ("class error, %", "giou (train)", "dice (train)", "val: PQ, box AP (- -)")
+    heads = ("class error, % (train)", "giou (train)", "dice (train)", "val: PQ, box AP (- -)")
     keys, tops = (("class_error",), ("giou",), ("dice",), ("PQ", "box AP")), (105, 1.85, 1, 32)
     figure = new_figure(8.3, 1.28 * len(rows) + 0.5)
     grid = figure.subplots(len(rows), 4, squeeze=False, sharex=True)

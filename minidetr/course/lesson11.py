@@ -34,10 +34,10 @@ from minidetr.scenes.render import render_scene
 # --- an export like one from an annotation tool -----------------------------------------------------------------------------
 
 SEED = HELD_OUT_SEED + 100  # of the first photo
-CLASSES = {1: "machine", 2: "cone", 3: "bricks", 4: "worker"}  # what the site's owner wants to find
-MEANING = {"excavator": 1, "dump truck": 1, "tower crane": 1, "traffic cone": 2, "brick stack": 3, "worker": 4}
+CLASSES = {1: "machine", 2: "worker", 3: "bricks", 4: "cone"}  # what the site's owner wants to find
+MEANING = {"excavator": 1, "dump truck": 1, "tower crane": 1, "traffic cone": 4, "brick stack": 3, "worker": 2}
 STUFF = {"sky": "sky", "ground": "ground", "building": "scenery", "vegetation": "scenery"}
-BRUSHED = 4  # workers are painted with the brush, everything else is outlined by polygons
+BRUSHED = 2  # workers are painted with the brush, everything else is outlined by polygons
 
 
 def make_zip(path: Path | str, count: int, size: int = SCENE_SIZE) -> None:
