@@ -110,7 +110,7 @@ def brute_force(attempt: Any) -> None:
 
 @exercise
 def class_loss(attempt: Any) -> None:
-    """`attempt(logits N C+1, expected N, no_object)` -> the weighted mean of the cross entropies, a single number."""
+    """`attempt(logits N C+1, expected N, weight_of_none)` -> the weighted mean of the cross entropies, a single number."""
     N, C, weight_of_none = 11, 5, 0.3
     logits = 2 * torch.randn(N, C + 1)
     expected = torch.full((N,), C)

@@ -77,7 +77,8 @@ def matching_cost(
 
     `logits` N x (C+1), `boxes` N x 4; `labels` T in 0..C-1, `target_boxes` T x 4; boxes are (cx, cy, w, h) in 0..1 of the image.
     Returns N x T, float32: -probability of the segment's class, L1 distance of the boxes and -GIoU, each times its weight.
-    The class term is the probability, not its logarithm, so that it weighs about as much as the box terms (DETR, section 3.1).
+    The class term is the probability, not its logarithm: p moves the cost by 1 at most and decides among boxes that are similarly
+    good, where -log p is unbounded and could outvote any box (DETR, section 3.1: the terms shall be "commensurable").
     Raises IndexError on a CPU for a label beyond C-1: "no object" is no segment's class.
     """
     logits, boxes = logits.float(), boxes.float()  # half precision (autocast) is too coarse to rank queries

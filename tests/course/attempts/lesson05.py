@@ -72,24 +72,24 @@ def cost_matrix(logits, boxes, labels, target_boxes):
     "class_loss": [
         (
             """
-def class_loss_of(logits, expected, no_object):
+def class_loss_of(logits, expected, weight_of_none):
     return F.cross_entropy(logits, expected)
 """,
             "counts as much as any class",
         ),
         (
             """
-def class_loss_of(logits, expected, no_object):
+def class_loss_of(logits, expected, weight_of_none):
     weight = torch.ones(logits.shape[-1])
-    weight[-1] = no_object
+    weight[-1] = weight_of_none
     return F.cross_entropy(logits, expected, weight, reduction="sum") / len(logits)
 """,
             "not by the number of queries",
         ),
         (
             """
-def class_loss_of(logits, expected, no_object):
-    weight = torch.full((logits.shape[-1],), no_object)
+def class_loss_of(logits, expected, weight_of_none):
+    weight = torch.full((logits.shape[-1],), weight_of_none)
     weight[-1] = 1
     return F.cross_entropy(logits, expected, weight)
 """,
@@ -173,15 +173,15 @@ def cost_matrix(logits, boxes, labels, target_boxes):
     ],
     "class_loss": [
         """
-def class_loss_of(logits, expected, no_object):
-    weight = torch.where(expected == logits.shape[-1] - 1, no_object, 1.0)
+def class_loss_of(logits, expected, weight_of_none):
+    weight = torch.where(expected == logits.shape[-1] - 1, weight_of_none, 1.0)
     return (weight * F.cross_entropy(logits, expected, reduction="none")).sum() / weight.sum()
 """,
         """
-def class_loss_of(logits, expected, no_object):
+def class_loss_of(logits, expected, weight_of_none):
     total, weights = 0.0, 0.0
     for row, k in zip(logits.log_softmax(-1), expected.tolist()):
-        weight = no_object if k == len(row) - 1 else 1.0
+        weight = weight_of_none if k == len(row) - 1 else 1.0
         total, weights = total - weight * row[k], weights + weight
     return total / weights
 """,
