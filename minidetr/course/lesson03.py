@@ -15,6 +15,7 @@ from torch import Tensor
 
 from minidetr.course import answer, close, exercise, pictures, require, require_tensor
 from minidetr.course.figures import LIT, titled
+from minidetr.course.lesson04_pictures import linear_probe as linear_probe
 from minidetr.course.own import EncoderLayer
 from minidetr.course.schematic import Schematic
 from minidetr.course.trace import plain, principal_colors
@@ -23,6 +24,7 @@ from minidetr.evaluate import QualityCounts
 from minidetr.model import Detections, PanopticDETR
 from minidetr.model.position import sine_position
 from minidetr.model.transformer import to_sequence
+from minidetr.panoptic import Category
 from minidetr.plot import new_figure, picture_of
 from minidetr.scenes.render import Scene
 
@@ -74,10 +76,7 @@ def sine_axis(attempt: Callable[[int, int], Any]) -> None:
     require(not close(waves, apart), "all sines come first, all cosines after them: they have to alternate.")
     swapped = expected.view(count, -1, 2).flip(-1).flatten(1)
     require(not close(waves, swapped), "sine and cosine are exchanged: even channels are sines.")
-    require(
-        close(waves, expected),
-        "the values differ from the package's: compare your angle with the equation.",
-    )
+    require(close(waves, expected), "the values differ from the package's: compare your angle with the equation.")
 
 
 @exercise
@@ -261,6 +260,18 @@ def watch(rows: list[Tensor]) -> Callable[..., None]:
     return hook
 
 
+def on_things(weights: Tensor, scenes: Sequence[Scene], ids: Tensor, categories: Sequence[Category]) -> tuple[Tensor, float]:
+    """The share of attention (B M L L) that cells of things (ids B h w) give to their own thing, M, and what a thing covers."""
+    things, shares, covers = {c.id for c in categories if c.is_thing}, [], []
+    for of_heads, scene, places in zip(weights, scenes, ids.flatten(1), strict=True):
+        for info in scene.segments_info:
+            own = places == info["id"]
+            if info["category_id"] in things and own.any():
+                shares.append(of_heads[:, own][:, :, own].sum(-1).mean(-1))
+                covers.append(own.float().mean())
+    return torch.stack(shares).mean(0), float(torch.stack(covers).mean())
+
+
 # --- pictures ---------------------------------------------------------------------------------------------------------------
 
 
@@ -371,13 +382,15 @@ def padding_picture(image: np.ndarray, ignored: Tensor, masked: Tensor, cell: tu
     figure = new_figure(8.3, 2.9)
     inside = [int(masked.nonzero()[:, axis].max()) + 1 for axis in (0, 1)]  # rows and columns that are not padding
     panels: dict[str, np.ndarray | Tensor] = {"padded image": image, "padding mask ignored": ignored, "padding mask used": masked}
-    for axes, (name, values) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+    all_axes = figure.subplots(1, 3)
+    for axes, (name, values) in zip(all_axes, panels.items(), strict=True):
         heat = isinstance(values, Tensor)
         plain(axes, values, **({"cmap": "magma", "norm": PowerNorm(0.4, 0, float(masked.max()))} if heat else {}))
         bottom, right = (edge * (1 if heat else image.shape[0] / len(masked)) - 0.5 for edge in inside)
         axes.plot([right, right, -0.5], [-0.5, bottom, bottom], color="white", linestyle="--", linewidth=1)
         mark(axes, *cell, 1 if heat else image.shape[1] / masked.shape[1])
         titled(axes, name)
+    figure.colorbar(all_axes[-1].images[0], ax=all_axes, shrink=0.8)
     return picture_of(figure)
 
 

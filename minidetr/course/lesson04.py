@@ -14,12 +14,14 @@ from minidetr.course.lesson04_pictures import attention_picture as attention_pic
 from minidetr.course.lesson04_pictures import average_precision as average_precision
 from minidetr.course.lesson04_pictures import box_picture as box_picture
 from minidetr.course.lesson04_pictures import covers as covers
+from minidetr.course.lesson04_pictures import decode_hiding as decode_hiding
 from minidetr.course.lesson04_pictures import duplicates as duplicates
 from minidetr.course.lesson04_pictures import layer_picture as layer_picture
 from minidetr.course.lesson04_pictures import linear_probe as linear_probe
 from minidetr.course.lesson04_pictures import schematic_heads as schematic_heads
 from minidetr.course.lesson04_pictures import schematic_layer as schematic_layer
 from minidetr.course.lesson04_pictures import slot_picture as slot_picture
+from minidetr.course.lesson04_pictures import true_duplicates as true_duplicates
 from minidetr.course.lesson04_pictures import two_predictions as two_predictions
 from minidetr.model.heads import PredictionHeads
 from minidetr.model.merge import kept_queries
@@ -159,16 +161,15 @@ def keep(attempt: Any) -> None:
 
 
 @exercise
-def positions(attempt: Any) -> None:
-    """`attempt` is the letter of the explanation that no measurement of the lesson refutes."""
-    letter = str(answer(attempt)).strip().strip("'\"").upper()
+def deaf_layer(attempt: Any) -> None:
+    """`attempt` is the number of the layer whose deafness alone makes nearly as many double boxes as that of all three."""
+    number = str(answer(attempt)).strip().strip("'\"")
     refuted = {
-        "A": "A is refuted by the table's third line: without positions in the encoder PQ falls. Place does matter.",
-        "C": "C cannot be: an embedding is the same for every image and every cell, so it cannot say which cell is which.",
-        "D": "D is refuted by the boxes: no mask is needed to make them, and the table's box AP does not change either.",
+        "1": "in layer 1 all contents are equal, so nobody hears anything there (step 3): deaf, it makes no more than before.",
+        "2": "after layer 2 there is layer 3, which still hears what the queries have found by then: it puts things right.",
     }
-    require(letter in {*refuted, "B"}, "answer with one letter: A, B, C or D.")
-    require(letter == "B", refuted.get(letter, ""))
+    require(number in {*refuted, "3"}, "answer with the number of one layer: 1, 2 or 3.")
+    require(number == "3", refuted.get(number, ""))
 
 
 @exercise

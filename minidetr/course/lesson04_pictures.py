@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from minidetr.course.schematic import Block, Schematic
 from minidetr.evaluate.detection import box_average_precision
 from minidetr.model import PanopticDETR
 from minidetr.model.merge import kept_queries
+from minidetr.model.transformer import Decoder
 from minidetr.scenes.render import Scene
 
 NAMELESS = "#9aa4ae"  # colour of boxes and dots that stand for no object
@@ -67,6 +70,16 @@ def attention_on(
             on[other] = float((weights[images, queries] * maps).sum((1, 2)).mean())
         table[name] = on
     return table
+
+
+def decode_hiding(decoder: Decoder, inputs: tuple[Tensor, Tensor, None], queries: Tensor, cells: Tensor) -> Tensor:
+    """The last layer's output B N d where some queries (B N: True) may not look at some cells (B h w: True)."""
+    changed: Any = copy.deepcopy(decoder)
+    hidden = queries[:, :, None] & cells.flatten(1)[:, None]  # B N h*w
+    mask = hidden.repeat_interleave(changed.layers[0].cross_attention.num_heads, 0)
+    for layer in changed.layers:
+        layer.cross_attention.register_forward_pre_hook(lambda _, args, more: (args, more | {"attn_mask": mask}), with_kwargs=True)
+    return changed(*inputs)[-1]
 
 
 def linear_probe(features: Tensor) -> tuple[float, float]:
@@ -174,7 +187,8 @@ def box_picture(found: figures.Trace) -> Image.Image:
 def attention_picture(found: figures.Trace, weights: Tensor, objects: Sequence[int]) -> Image.Image:
     """For each of some kept objects: where its query looks (weights N h w, heads averaged), and the box it then gives.
 
-    Brightness above, and colour below, are the square root of the weight, so that small weights show.
+    Brightness above, and colour below, are the square root of the weight, so that small weights show. The title says how much of
+    the weight lies on the object's own mask.
     """
     figure = plot.new_figure(8.3, 4.5)
     columns = figure.subplots(2, len(objects), squeeze=False)
@@ -183,6 +197,7 @@ def attention_picture(found: figures.Trace, weights: Tensor, objects: Sequence[i
     for (above, below), k in zip(columns.T, objects, strict=True):
         query = int(found.query_index[k])
         root = (weights[query] / weights[query].max()).sqrt()
+        on_it = nn.functional.adaptive_avg_pool2d((found.masks[k] > 0).float()[None], (weights.shape[-2], weights.shape[-1]))[0]
         figures.plain(above, root, cmap="magma", vmin=0, vmax=1, extent=(0, width, height, 0))
         figures.plain(below, pale, cmap="gray", vmin=0, vmax=255)
         orange = np.zeros((height, width, 4), np.float32)
@@ -190,7 +205,7 @@ def attention_picture(found: figures.Trace, weights: Tensor, objects: Sequence[i
         figures.plain(below, orange)
         for axes in (above, below):
             figures.draw_rectangle(axes, found.boxes()[k], (height, width), "#56b4e9", linewidth=2)
-        above.set_title(f"query {query}: {names[k]}", fontsize=10)
+        above.set_title(f"query {query}: {names[k]}\n{(weights[query] * on_it).sum():.0%} on its own mask", fontsize=10)
     return plot.picture_of(figure)
 
 
@@ -242,6 +257,17 @@ def duplicates(logits: Tensor, boxes: Tensor) -> Tensor:
         same = label[kept][:, None] == label[kept]
         counts.append((same & (box_iou(box[kept], box[kept]) > 0.5)).triu(1).sum())
     return torch.stack(counts)
+
+
+def true_duplicates(scenes: Sequence[Scene]) -> tuple[int, int]:
+    """Pairs of true segments of one class whose boxes overlap by more than half, and the number of segments."""
+    pairs = count = 0
+    for scene in scenes:
+        box = box_convert(torch.tensor([info["bbox"] for info in scene.segments_info]).float(), "xywh", "xyxy")
+        label = torch.tensor([info["category_id"] for info in scene.segments_info])
+        pairs += int(((label[:, None] == label) & (box_iou(box, box) > 0.5)).triu(1).sum())
+        count += len(label)
+    return pairs, count
 
 
 def two_predictions(

@@ -227,11 +227,11 @@ def keep(logits, threshold):
             "query 17",
         ),
     ],
-    "positions": [
-        ('letter = "A"', "third line"),
-        ('letter = "C"', "C cannot be"),
-        ('letter = "d"', "refuted by the boxes"),
-        ('letter = "E"', "one letter"),
+    "deaf_layer": [
+        ("number = 1", "nobody hears anything"),
+        ('number = "2"', "layer 3"),
+        ("number = 4", "one layer"),
+        ('number = "all"', "one layer"),
     ],
     "suppress": [
         (
