@@ -130,6 +130,37 @@ describe.skipIf(!here)('the page in Chromium', () => {
     await page.close();
   });
 
+  test('another scene in the middle of a drag ends it, and the page goes on', async () => {
+    const { page, errors } = await open(browser, `${address}#scene=1000011`);
+    await ready(page);
+    const box = (await page.locator('canvas[data-testid=scene]').boundingBox())!;
+    await page.mouse.move(box.x + 0.77 * box.width, box.y + 0.78 * box.height);
+    await page.mouse.down();
+    await page.mouse.move(box.x + 0.7 * box.width, box.y + 0.78 * box.height);
+    await page.evaluate(() => [...document.querySelectorAll('button')].find((button) => button.textContent === '4')!.click());
+    await page.mouse.move(box.x + 0.5 * box.width, box.y + 0.7 * box.height, { steps: 4 });
+    await page.mouse.up();
+    await expect.poll(() => times(page), { timeout: 60_000 }).toMatch(/^scene 4 · 288 x 288/);
+    expect(page.url()).not.toContain('items=');
+    expect(errors).toEqual([]);
+    await page.close();
+  });
+
+  test('an address keeps haze, view and muted heads; a pasted one is followed; nonsense is told', async () => {
+    const { page, errors } = await open(browser, `${address}#scene=1000011&stage=heatmaps&visibility=30&view=boxes&muted=6&query=4`);
+    await ready(page);
+    await expect.poll(() => page.getByRole('button', { name: /mute head 7/ }).getAttribute('aria-pressed').catch(() => ''), { timeout: 60_000 }).toBe('true');
+    expect(await page.getByRole('button', { name: 'boxes', exact: true }).getAttribute('aria-pressed')).toBe('true');
+    await expect.poll(() => page.url()).toMatch(/visibility=30/);
+    await page.evaluate(() => { location.hash = '#scene=1000002&stage=argmax'; });
+    await expect.poll(() => times(page), { timeout: 60_000 }).toMatch(/^scene 3 /);
+    expect(await page.getByRole('tab', { name: 'argmax' }).getAttribute('aria-selected')).toBe('true');
+    await page.evaluate(() => { location.hash = '#scene=abc&items=9:9:9,c99:0:1&threshold=7&query=-4'; });
+    await expect.poll(() => page.getByRole('alert').textContent({ timeout: 60_000 }), { timeout: 60_000 }).toContain('this link names no scene');
+    expect(errors).toEqual([]);
+    await page.close();
+  });
+
   test('stages: a cell of the encoder, the threshold, the masks apart', async () => {
     const { page, errors } = await open(browser, `${address}#stage=encoder`);
     await ready(page);
@@ -196,7 +227,7 @@ describe.skipIf(!here)('the page in Chromium', () => {
     for (let step = 1; step <= 12; step++) {
       await page.getByText(`${step} of 12`).waitFor();
       await page.getByRole('button', { name: 'the answer' }).click();
-      await page.getByRole('button', { name: step < 12 ? 'next' : 'end the tour' }).last().click();
+      await page.getByRole('button', { name: step < 12 ? 'next' : 'end the tour' }).last().click({ timeout: 120_000 });
     }
     await page.getByRole('button', { name: /Take the tour/ }).waitFor();
     await page.close();

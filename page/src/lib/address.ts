@@ -1,7 +1,7 @@
 /** What the page shows, in its address: a teacher can link to a moment. */
 import type { Item, Scene } from './scene';
 
-export interface View { scene: number; stage: string; query: number | null; threshold: number | null; light: number | null; items: string | null }
+export interface View { scene: number; stage: string; query: number | null; threshold: number | null; light: number | null; items: string | null; visibility: number | null; view: string | null; muted: string | null }
 
 export function read(hash: string): View {
   const given = new URLSearchParams(hash.replace(/^#/, '')), number = (name: string) => {
@@ -11,13 +11,14 @@ export function read(hash: string): View {
   const threshold = number('threshold');
   return {
     scene: number('scene') ?? -1, stage: given.get('stage') ?? '', query: number('query'), light: number('light'), items: given.get('items'),
+    visibility: number('visibility'), view: given.get('view'), muted: given.get('muted'),
     threshold: threshold === null ? null : Math.min(0.99, Math.max(0.05, threshold)),
   };
 }
 
-export function write({ scene, stage, query, threshold, light, items }: View): string {
+export function write({ scene, ...rest }: View): string {
   const parts = new URLSearchParams();
-  for (const [name, value] of Object.entries({ scene, stage, query, threshold, light, items })) {
+  for (const [name, value] of Object.entries({ scene, ...rest })) {
     if (value !== null && value !== '') parts.set(name, String(value));
   }
   return `#${parts.toString().replaceAll('%3A', ':').replaceAll('%2C', ',')}`;
@@ -38,7 +39,7 @@ export function changes(scene: Scene, original: Scene): string | null {
 export function apply(scene: Scene, text: string, sample: (category: number) => Item | undefined): void {
   for (const part of text.split(',')) {
     const [which, across, depth] = part.split(':'), place = { across: Number(across), depth: Number(depth) };
-    const known = Number.isFinite(place.across) && place.depth > 0.5;
+    const known = place.across >= -0.05 && place.across <= 1.05 && place.depth >= 2.5 && place.depth <= 400;
     const item = scene.items[Number(which)];
     if (which.startsWith('c')) {
       const like = sample(Number(which.slice(1)));

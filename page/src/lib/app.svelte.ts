@@ -9,6 +9,7 @@ import type { Item, Picture, Scene, Stock } from './scene';
 
 export const STILL = 288, MOVING = 192; // pixels: the scene's side when it rests, and while something is dragged
 export const STAGES = ['image', 'backbone', 'encoder', 'boxes', 'heatmaps', 'masks', 'argmax'] as const;
+export const VIEWS = ['segments', 'boxes', 'mistakes'] as const;
 export type Stage = (typeof STAGES)[number];
 
 interface Looked { name: string; pixels: Uint8ClampedArray<ArrayBuffer>; width: number; height: number; seen: Seen; masked: Masked; truth: Uint8Array | null; milliseconds: number }
@@ -40,6 +41,7 @@ export class App {
   change = $state.raw({ ...nothing });
   carried = $state.raw<{ embedding: Float32Array; name: string } | null>(null);
   dragging = $state(false);
+  view = $state<(typeof VIEWS)[number]>('segments');
   ownModel = $state('');
 
   private painter!: Remote;
@@ -48,6 +50,9 @@ export class App {
   private looking: Promise<void> | null = null;
   private paintAgain = false;
   private lookAgain = false;
+  private changing: Promise<void> | null = null;
+  private changeAgain = false;
+  private written = ''; // the address that this page wrote or followed last
   /** Milliseconds of each step while something was dragged, for those who measure. */
   steps: number[] = [];
 
@@ -71,21 +76,52 @@ export class App {
       const starting = this.model.call<About>('begin', { base });
       this.stock = (await (await fetch(new URL('model/scenes.json', base))).json()) as Stock;
       await this.painter.call('begin', this.stock);
-      const view = read(location.hash), first = this.stock.scenes.findIndex(({ seed }) => seed === view.scene);
-      this.show(first >= 0 ? first : this.inviting());
-      if (view.light !== null && this.stock.lights[view.light]) this.scene!.light = view.light;
-      if (view.items) apply(this.scene!, view.items, (category) => this.sample(category));
-      if (STAGES.includes(view.stage as Stage)) this.stage = view.stage as Stage;
+      const muted = this.follow(location.hash);
       await this.paint();
       this.about = await starting;
-      this.threshold = view.threshold ?? this.about.preset.threshold;
-      this.query = view.query;
+      this.threshold = read(location.hash).threshold ?? this.about.preset.threshold;
       this.state = 'ready';
+      window.addEventListener('hashchange', () => void this.arrive());
       await this.look();
+      await this.muteAll(muted);
     } catch (error) {
       this.state = 'failed';
       this.failure = (error as Error).message;
     }
+  }
+
+  /** Show what an address names; the heads that it mutes are muted once there is a result. */
+  private follow(hash: string): number[] {
+    this.written = location.hash;
+    const view = read(hash), stock = this.stock!, named = stock.scenes.findIndex(({ seed }) => seed === view.scene);
+    this.show(named >= 0 ? named : this.inviting());
+    if (STAGES.includes(view.stage as Stage)) this.stage = view.stage as Stage;
+    if (named < 0) {
+      if (/scene=|items=/.test(hash)) this.notice = 'this link names no scene that this page has: here is another one';
+      return [];
+    }
+    const scene = this.scene!;
+    if (view.light !== null && stock.lights[view.light]) scene.light = view.light;
+    if (view.visibility !== null && view.visibility >= 10) scene.visibility = view.visibility;
+    if (view.items) apply(scene, view.items, (category) => this.sample(category));
+    if (VIEWS.includes(view.view as never)) this.view = view.view as (typeof VIEWS)[number];
+    this.query = view.query;
+    return (view.muted ?? '').split(',').filter(Boolean).map(Number).filter((head) => head >= 0 && head < 64);
+  }
+
+  /** Another address was given while the page is open. */
+  private async arrive(): Promise<void> {
+    const muted = this.follow(location.hash);
+    this.threshold = read(location.hash).threshold ?? this.about!.preset.threshold;
+    await this.paint();
+    await this.look();
+    await this.muteAll(muted);
+  }
+
+  private async muteAll(muted: number[]): Promise<void> {
+    if (!muted.length || this.query === null) return;
+    this.change = { ...this.own(), muted };
+    await this.again();
   }
 
   /** A scene to begin with: a worker stands before a truck. */
@@ -104,6 +140,7 @@ export class App {
   }
 
   show(number: number): void {
+    this.dragging = false;
     this.number = number;
     this.photo = null;
     this.selected = null;
@@ -130,12 +167,17 @@ export class App {
   private paint(): Promise<void> {
     this.paintAgain = true;
     return (this.painting ??= (async () => {
-      while (this.paintAgain && this.scene) {
-        this.paintAgain = false;
-        const side = this.dragging ? MOVING : STILL;
-        this.picture = await this.painter.call<Picture>('paint', { scene: this.scene, side });
+      try {
+        while (this.paintAgain && this.scene) {
+          this.paintAgain = false;
+          const side = this.dragging ? MOVING : STILL;
+          this.picture = await this.painter.call<Picture>('paint', { scene: this.scene, side });
+        }
+      } catch (error) {
+        this.notice = `the scene could not be drawn (${(error as Error).message})`;
+      } finally {
+        this.painting = null;
       }
-      this.painting = null;
     })());
   }
 
@@ -201,14 +243,25 @@ export class App {
     if (stage === 'encoder' && !this.attention) await this.waited(async () => { this.attention = await this.model.call('attention'); });
   }
 
-  /** Threshold or heatmaps changed: masks and argmax once more. */
-  async again(): Promise<void> {
+  /** Threshold or heatmaps changed: masks and argmax once more; calls while that goes on become one. */
+  again(): Promise<void> {
+    this.changeAgain = true;
+    return (this.changing ??= (async () => {
+      while (this.changeAgain) {
+        this.changeAgain = false;
+        await this.segmentAgain();
+      }
+      this.changing = null;
+    })());
+  }
+
+  private async segmentAgain(): Promise<void> {
     await this.waited(async () => {
       const start = performance.now(), change = this.change.query >= 0 ? this.change : null;
       const masked = await this.model.call<Masked>('segment', { threshold: this.threshold, change });
       this.looked = { ...this.looked!, masked, milliseconds: performance.now() - start };
       this.settle();
-      await this.inspect();
+      if (!this.changeAgain) await this.inspect();
     });
   }
 
@@ -264,17 +317,23 @@ export class App {
   }
 
   moveItem(index: number, across: number, depth: number): void {
+    if (!this.scene?.items[index]) return;
     this.edit((items) => {
       const place = { across: Math.min(1.05, Math.max(-0.05, across)), depth: Math.min(160, Math.max(2.5, depth)) };
       items[index] = { ...items[index], ...place };
     });
   }
 
+  /** No more things fit. */
+  get full(): boolean {
+    return (this.scene?.items.filter(({ gone }) => !gone).length ?? 0) >= 30;
+  }
+
   add(category: number): void {
     const like = this.sample(category);
-    if (!like || this.scene!.items.filter(({ gone }) => !gone).length >= 30) return;
+    if (!like || this.full) return;
     this.selected = this.scene!.items.length;
-    this.edit((items) => items.push({ ...like, across: 0.5, depth: Math.max(6, Math.min(14, like.depth)), gone: false }));
+    this.edit((items) => items.push({ ...like, across: 0.15 + 0.7 * ((this.scene!.items.length * 0.618) % 1), depth: Math.max(6, Math.min(14, like.depth)), gone: false }));
   }
 
   remove(index: number): void {
@@ -303,9 +362,16 @@ export class App {
 
   async bring(files: File[]): Promise<void> {
     this.notice = '';
+    if (this.state !== 'ready') {
+      this.notice = 'one moment: the model is still starting';
+      return;
+    }
     try {
       if (files.some(({ name }) => name.endsWith('.onnx') || name === 'model.json')) await this.bringModel(files);
-      else if (files[0]) await this.bringPhoto(files[0]);
+      else if (files[0]) {
+        await this.bringPhoto(files[0]);
+        if (files.length > 1) this.notice = `one photo at a time: this is ${files[0].name}`;
+      }
     } catch (error) {
       this.notice = (error as Error).message;
     }
@@ -318,6 +384,7 @@ export class App {
 
   usePhoto(photo: Photo): void {
     this.unchange();
+    this.dragging = false;
     this.photo = photo;
     void this.look();
   }
@@ -333,15 +400,29 @@ export class App {
     await this.look();
   }
 
-  private address(): void {
-    if (!this.scene) return;
+  /** The model in the box again. */
+  async boxModel(): Promise<void> {
+    await this.looking;
+    this.about = await this.model.call<About>('back');
+    this.ownModel = '';
+    this.threshold = this.about.preset.threshold;
+    this.unchange();
+    await this.look();
+  }
+
+  address(): void {
+    if (!this.scene || this.state !== 'ready') return;
     const original = this.stock!.scenes[this.number];
     const view = {
       scene: this.scene.seed, stage: this.stage, query: this.query, items: changes(this.scene, original),
       threshold: this.threshold === this.about?.preset.threshold ? null : this.threshold,
       light: this.scene.light === original.light ? null : this.scene.light,
+      visibility: this.scene.visibility ? Math.round(this.scene.visibility) : null,
+      view: this.view === 'segments' ? null : this.view, muted: this.change.muted.length ? this.change.muted.join(',') : null,
     };
+    if (location.hash !== this.written) return; // another one was given, and is about to be followed
     history.replaceState(null, '', this.photo ? '#' : write(view));
+    this.written = location.hash;
   }
 }
 

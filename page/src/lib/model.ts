@@ -31,6 +31,7 @@ export interface Masked {
 }
 export interface Explained {
   query: number;
+  grid: [number, number];
   /** M x h x w, shares of the whole; null where the model has none. */
   heatmaps: Float32Array | null;
   /** How the mask head sees it, stage by stage; empty where the model does not say. */
@@ -80,9 +81,17 @@ export class Model {
     for (const part of partsOf(about)) {
       if (!files[part]) throw new Error(`${part}.onnx is missing: give all files of the export's folder`);
       const plain = about.graphs[part].outputs.filter((name) => !/^(attention|looks|stage\d)$/.test(name));
-      model.fast[part] = await model.session(part, withOutputs(files[part], plain));
+      model.fast[part] = await model.session(part, model.cut(part, plain));
     }
     return model;
+  }
+
+  private cut(part: string, outputs: string[]): Uint8Array {
+    try {
+      return withOutputs(this.files[part], outputs);
+    } catch (error) {
+      throw new Error(`${part}.onnx is damaged (${(error as Error).message}): export the model again`);
+    }
   }
 
   private async session(part: string, bytes: Uint8Array): Promise<InferenceSession> {
@@ -222,7 +231,7 @@ export class Model {
     const stages = Object.keys(outputs).filter((name) => name.startsWith('stage')).sort()
       .map((name) => ({ size: outputs[name].dims.slice(1) as [number, number], values: outputs[name].data as Float32Array }));
     const heatmaps = this.about.kind === 'dot' ? null : ((await this.heatmaps([query])).data as Float32Array).slice(0, this.about.preset.heads * h * w);
-    return { query, heatmaps, stages, looks, mask: { size: outputs.masks.dims.slice(1) as [number, number], values: outputs.masks.data as Float32Array } };
+    return { query, grid: [h, w], heatmaps, stages, looks, mask: { size: outputs.masks.dims.slice(1) as [number, number], values: outputs.masks.data as Float32Array } };
   }
 
   /** What each cell attends to in the encoder, L x M x h*w x h*w; null where the model does not say. */

@@ -4,7 +4,7 @@ import { answer, report } from './calls';
 import { Model, partsOf, type About, type Change } from './model';
 
 declare const __SIZES__: Record<string, number>;
-let model: Model;
+let model: Model, builtIn: Model;
 let runtime: Promise<void> | null = null;
 
 /** Read files, saying how many bytes of all have come. */
@@ -39,7 +39,7 @@ answer({
       ort.env.wasm.wasmPaths = { mjs: new URL('ort/ort-wasm-simd-threaded.mjs', base).href };
     })();
     await runtime;
-    model = await Model.start(ort, about, Object.fromEntries(parts.map((part, i) => [part, graphs[i]])));
+    model = builtIn = await Model.start(ort, about, Object.fromEntries(parts.map((part, i) => [part, graphs[i]])));
     return model.about;
   },
   /** Start another model, from files that a person gave; the one before stays where that fails. */
@@ -47,6 +47,11 @@ answer({
     const other = await Model.start(ort, about, files);
     await other.see(new Uint8ClampedArray(64 * 64 * 4), 64, 64); // whether it runs at all
     model = other;
+    return model.about;
+  },
+  /** The model in the box again. */
+  back: () => {
+    model = builtIn;
     return model.about;
   },
   look: async ({ rgba, width, height, threshold }: { rgba: Uint8ClampedArray; width: number; height: number; threshold: number }) => {

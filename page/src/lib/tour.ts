@@ -1,7 +1,7 @@
 /** Twelve steps through the page in the order of the lessons, each with a question before its answer. */
 import type { Stage } from './app.svelte';
 
-export interface Step { title: string; stage: Stage; question: string; answer: string; todo: string; lesson: string }
+export interface Step { title: string; stage: Stage; question: string; answer: string; todo: string; lesson: string; /** The scene that it needs, by its place. */ scene?: number }
 
 export const TOUR: Step[] = [
   { title: 'One image, one answer per pixel', stage: 'argmax', lesson: '00', question: 'How many segments may one pixel belong to?',
@@ -14,11 +14,11 @@ export const TOUR: Step[] = [
     answer: 'It differs from head to head: some attend to the same machine, some to a band of the image. Look for yourself.', todo: 'Point at a cell of a machine, then at one of the sky.' },
   { title: 'Queries ask', stage: 'boxes', lesson: '04', question: 'What do the queries that found nothing answer?',
     answer: '"No object". They stay in the list below, greyed, with the score of that answer.', todo: 'Read the list to its end.' },
-  { title: 'The threshold', stage: 'boxes', lesson: '09', question: 'What happens to the pixels of a segment when the threshold passes its score?',
-    answer: 'They go to the next highest masks: no pixel stays empty as long as any query is kept.', todo: 'Move the threshold slowly to 0.99.' },
-  { title: 'One query per object', stage: 'argmax', lesson: '05', question: 'Two workers stand apart; push one in front of the other. Do both keep a query?',
+  { title: 'The threshold', stage: 'boxes', lesson: '09', scene: 19, question: 'What happens to the pixels of a segment when the threshold passes its score?',
+    answer: 'They go to the next highest masks: no pixel stays empty as long as any query is kept.', todo: 'Move the threshold to 0.80, 0.90 and 0.99.' },
+  { title: 'One query per object', stage: 'argmax', lesson: '05', scene: 4, question: 'Workers stand apart; push one in front of another. Do both keep a query?',
     answer: 'In training each object is matched with one query, so two objects should keep two. When one is nearly hidden, its query often answers "no object".', todo: 'Drag one worker in front of another.' },
-  { title: 'Heatmaps', stage: 'heatmaps', lesson: '06', question: 'Do all eight heads look at the object?',
+  { title: 'Heatmaps', stage: 'heatmaps', lesson: '06', scene: 11, question: 'Do all eight heads look at the object?',
     answer: 'Read the shares below the pictures: one softmax over all heads lets some hold nearly everything and others nothing.', todo: 'Choose other objects and compare which heads they use.' },
   { title: 'Mute a head', stage: 'heatmaps', lesson: '06', question: 'What remains of the mask without the head that has the largest share?',
     answer: 'Without where to look, the mask head does not know which object is meant.', todo: 'Mute it; then mute one with a share of 0 %.' },
