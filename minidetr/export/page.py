@@ -77,7 +77,8 @@ class EncodeShown(Encode):
         h, w = features.projected.shape[-2:]
         position = sine_position(torch.zeros(1, h, w, dtype=torch.bool), features.projected.shape[1])
         x, located, maps = to_sequence(features.projected), to_sequence(position), []
-        for layer in self.model.encoder.layers:
+        layers: Any = self.model.encoder.layers
+        for layer in layers:
             query = x + located
             attended, weights = layer.self_attention(query, query, x, need_weights=True, average_attn_weights=False)
             x = layer.norm1(x + attended)
@@ -90,8 +91,9 @@ class EncodeShown(Encode):
 class DecodeShown(Decode):
     """As `Decode`, and looks L N h*w: what each query attends to in each layer, heads averaged."""
 
-    def forward(self, memory: Tensor, position: Tensor) -> tuple[Tensor, ...]:
-        decoder, cells, located = self.model.decoder, to_sequence(memory), to_sequence(position)
+    def forward(self, memory: Tensor, position: Tensor) -> Any:
+        decoder: Any = self.model.decoder
+        cells, located = to_sequence(memory), to_sequence(position)
         embedding = decoder.query_embedding.weight[None]
         x, looks = torch.zeros_like(embedding), []
         for layer in decoder.layers:
