@@ -21,7 +21,7 @@ def add_page(commands: Commands) -> None:
 def run_page(arguments: Arguments) -> None:
     """Serve the built page until it is interrupted."""
     with server(BUILT, arguments.port) as page:
-        print(f"http://127.0.0.1:{page.server_port}/ (Ctrl-C ends it)", flush=True)
+        print(f"open http://127.0.0.1:{page.server_port}/ in a browser (Ctrl-C ends it)", flush=True)
         page.serve_forever()
 
 

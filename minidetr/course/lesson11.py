@@ -185,7 +185,7 @@ def stuff_on(photo: Image.Image, model: PanopticDETR) -> Image.Image:
         shares = label_stuff([folder / "photo.png"], folder / "stuff", model)
         categories, _, annotations, _ = read_panoptic_json(folder / "stuff/panoptic.json")
         (entry,) = annotations.values()
-        ids = decode_ids(np.asarray(Image.open(folder / "stuff/panoptic" / entry["file_name"])))
+        ids = decode_ids(np.asarray(Image.open(folder / "stuff/panoptic" / entry["file_name"], formats=("PNG",))))
     print(", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005))
     found = Panoptic.of_entries(ids, entry["segments_info"], categories)
     image = np.asarray(photo)

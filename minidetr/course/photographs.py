@@ -76,7 +76,7 @@ def photograph(name: str) -> Image.Image | None:
         with whole_file(path) as part:
             part.write_bytes(content)
     print(f"photograph: {about.author}, {about.licence}")
-    return Image.open(io.BytesIO(content)).convert("RGB")
+    return Image.open(io.BytesIO(content), formats=("PNG", "JPEG")).convert("RGB")
 
 
 def published_model() -> PanopticDETR | None:

