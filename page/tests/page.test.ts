@@ -249,6 +249,34 @@ describe.skipIf(!here)('the page in Chromium', () => {
     }
   });
 
+  test('six states look as they did: screenshots on a coarse grid, compared loosely', async () => {
+    const { page } = await open(browser, `${address}#scene=1000011`), file = 'tests/states.json';
+    await ready(page);
+    const seen: Record<string, number[]> = {};
+    for (const stage of ['image', 'encoder', 'boxes', 'heatmaps', 'masks', 'argmax']) {
+      await page.locator(`#tab-${stage}`).click();
+      await page.mouse.move(0, 0);
+      await page.waitForTimeout(1500);
+      const picture = (await page.locator('#detail').screenshot()).toString('base64');
+      seen[stage] = await page.evaluate(async (data) => {
+        const image = new Image();
+        image.src = `data:image/png;base64,${data}`;
+        await image.decode();
+        const context = new OffscreenCanvas(32, 20).getContext('2d')!;
+        context.imageSmoothingQuality = 'high';
+        context.drawImage(image, 0, 0, 32, 20);
+        return Array.from(context.getImageData(0, 0, 32, 20).data).filter((_, i) => i % 4 < 3);
+      }, picture);
+    }
+    await page.close();
+    if (process.env.STATES) return writeFileSync(file, JSON.stringify(seen)); // after a change that was looked at
+    const known = JSON.parse(readFileSync(file, 'utf8')) as Record<string, number[]>;
+    for (const [stage, values] of Object.entries(seen)) {
+      const difference = values.reduce((sum, value, i) => sum + Math.abs(value - known[stage][i]), 0) / values.length;
+      expect(difference, stage).toBeLessThan(8); // of 255; an empty panel or picture makes more
+    }
+  });
+
   test('it fits: nothing sticks out at 390, 900 and 1440 pixels', async () => {
     if (process.env.SHOTS) mkdirSync(process.env.SHOTS, { recursive: true });
     const { page } = await open(browser, `${address}#stage=heatmaps`);
