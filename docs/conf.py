@@ -45,6 +45,7 @@ def gather(_: object) -> None:
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         text = notebook.read_text(encoding="utf-8")
         text = BADGE.sub(r"[Open in Colab](\1)", text)
+        text = re.sub(r"\]\(#([^)]+)\)", lambda match: match[0].lower(), text)  # Jupyter keeps capitals in anchors
         text = OUTSIDE.sub(rf"]({REPOSITORY}/blob/main/\1)", text)
         (lessons / notebook.name).write_text(text, encoding="utf-8")
     measured = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
@@ -56,6 +57,11 @@ def gather(_: object) -> None:
     mathjax, static = ROOT / "page" / "node_modules" / "mathjax" / "es5", HERE / "_static" / "mathjax"
     shutil.copytree(mathjax / "output" / "chtml" / "fonts", static / "output" / "chtml" / "fonts", dirs_exist_ok=True)
     shutil.copy(mathjax / "tex-chtml.js", static)
+
+
+def on_the_site(_: object, __: str, source: list[str]) -> None:
+    """The guides' links, which are those of the repository, as they are on the site."""
+    source[0] = source[0].replace("](../notebooks/", "](lessons/").replace("](../benchmarks/RESULTS.md)", "](measured.md)")
 
 
 def bring_the_page(app: object, error: Exception | None) -> None:
@@ -70,5 +76,6 @@ def bring_the_page(app: object, error: Exception | None) -> None:
 
 def setup(app: object) -> None:
     """Sphinx's entry."""
+    app.connect("source-read", on_the_site)  # type: ignore[attr-defined]
     app.connect("builder-inited", gather)  # type: ignore[attr-defined]
     app.connect("build-finished", bring_the_page)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The README's links lead somewhere, its commands are commands, and its table of stages names real modules."""
+"""The README's and the guides' links lead somewhere, its commands are commands, and its table of stages names real modules."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ from minidetr.weights.load import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line.partition("#")[0].strip() for line in TEXT.splitlines() if line.startswith("minidetr ")]
+GUIDES = {
+    path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("[!m]*.md"))
+}  # but for measured.md, which is made
+LINES = [line for text in (TEXT, *GUIDES.values()) for line in text.splitlines()]
+COMMANDS = sorted({line.partition("#")[0].strip() for line in LINES if line.startswith("minidetr ")})
 
 
 def test_links_and_pictures_resolve() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if not link.startswith("http")]
     assert len(links) > 10
     assert [link for link in links if not (ROOT / link).exists()] == []
+    for path, text in GUIDES.items():
+        links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+        assert [link for link in links if not (path.parent / link).exists()] == [], path
 
 
 @pytest.mark.parametrize("command", COMMANDS)

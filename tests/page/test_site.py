@@ -30,13 +30,3 @@ def test_links_anchors_and_other_hosts(tmp_path):
         "bad.html loads //x.org/z.js from another host",
         "bad.html loads https://x.org/y.png from another host",
     ]
-
-
-def test_the_front_page_and_the_guides_name_what_exists():
-    text = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("own_data.md", "which_model.md"))
-    from minidetr.commands.main import build_parser
-
-    commands = {"predict", "evaluate", "train", "export"}
-    assert all(f"minidetr {command}" in text for command in commands)
-    help_text = build_parser().format_help()
-    assert all(command in help_text for command in (*commands, "page", "app", "data"))
