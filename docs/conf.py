@@ -33,6 +33,10 @@ autodoc_typehints = "signature"
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "myst.xref_missing", "misc.highlighting_failure"]
 
 REPOSITORY = re.search(r'Repository = "(.*?)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
+STAGES = {  # of the live page, by the lesson that teaches it
+    **{"00": "argmax", "01": "image", "02": "backbone", "03": "encoder", "04": "boxes"},
+    **{"05": "boxes", "06": "heatmaps", "07": "masks", "09": "argmax"},
+}
 BADGE = re.compile(r"\[!\[Open in Colab\]\(.*?\)\]\((.*?)\)")
 OUTSIDE = re.compile(r"\]\(\.\./((?!images/)[^)]*)\)")  # links out of the lessons' folder go to the repository
 
@@ -44,7 +48,9 @@ def gather(_: object) -> None:
     lessons.mkdir()
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         text = notebook.read_text(encoding="utf-8")
-        text = BADGE.sub(r"[Open in Colab](\1)", text)
+        stage = STAGES.get(notebook.name[:2])
+        touch = f" · <a href='../live/index.html#stage={stage}'>touch this stage on the live page</a>" if stage else ""
+        text = BADGE.sub(rf"[Open in Colab](\1){touch}", text)
         text = re.sub(r"\]\(#([^)]+)\)", lambda match: match[0].lower(), text)  # Jupyter keeps capitals in anchors
         text = OUTSIDE.sub(rf"]({REPOSITORY}/blob/main/\1)", text)
         (lessons / notebook.name).write_text(text, encoding="utf-8")
