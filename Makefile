@@ -45,14 +45,16 @@ page: install  ## build the live page into minidetr/page, for `minidetr page` (n
 	cd page && npm ci --silent && npm run --silent check && npm run --silent build
 
 CHROMIUM ?= $(or $(shell command -v chromium chromium-browser google-chrome | head -1),/usr/bin/chromium)
+HAS_NODE = command -v npm >/dev/null && node -e 'process.exit(Number(parseInt(process.versions.node) < 20))'
 test-page:  ## the live page's tests: in Node, and in a browser (CHROMIUM=/path/to/chromium)
-	@command -v npm >/dev/null || echo "no npm here: the live page's tests are left out (apt-get install nodejs npm chromium)"
+	@$(HAS_NODE) || echo "no npm with Node 20 here: the live page's tests are left out (apt-get install nodejs npm chromium)"
 	@test -x "$(CHROMIUM)" || echo "no Chromium here: the live page's tests in a browser are left out (apt-get install chromium)"
-	@! command -v npm >/dev/null || { $(MAKE) page && OMP_NUM_THREADS=1 $(RUN) tests/page/reference.py build/page-reference \
+	@! { $(HAS_NODE); } || { $(MAKE) page && OMP_NUM_THREADS=1 $(RUN) tests/page/reference.py build/page-reference \
 		&& cd page && REFERENCE=../build/page-reference CHROMIUM=$(CHROMIUM) npm test --silent; }
 
 site: install  ## build the site into build/site: lessons, the live page where it is built, guides, reference, measurements
 	$(RUN) -m pip install -q -e ".[site]"
+	@$(HAS_NODE) || { echo "the site needs npm with Node 20: its MathJax comes from there"; exit 1; }
 	cd page && npm ci --silent
 	! test -f minidetr/page/index.html || (cd page && LESSONS=../lessons/ npm run --silent build -- --outDir ../build/live)
 	rm -rf build/site
