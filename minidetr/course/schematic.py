@@ -11,6 +11,7 @@ Coordinates are inches from the lower left corner; a block lies around its centr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +106,7 @@ class Schematic:
         tip = "-|>" if head else "-"
         self.axes.add_patch(FancyArrowPatch(points[-2], points[-1], arrowstyle=tip, mutation_scale=10, shrinkA=0, shrinkB=0, **how))
         if text:
-            start, stop = max(zip(points, points[1:], strict=False), key=lambda piece: length(*piece))
+            start, stop = max(zip(points, points[1:], strict=False), key=lambda piece: math.dist(*piece))
             upright = abs(stop[0] - start[0]) < abs(stop[1] - start[1])
             x, y = (start[0] + stop[0]) / 2, (start[1] + stop[1]) / 2
             where: dict[str, Any] = {"ha": "left", "va": "center"} if upright else {"ha": "center", "va": "bottom"}
@@ -134,8 +135,3 @@ class Schematic:
     def picture(self) -> Image.Image:
         """The page as an image, which a notebook shows as it is."""
         return picture_of(self.figure)
-
-
-def length(start: tuple[float, float], end: tuple[float, float]) -> float:
-    """The distance of two points."""
-    return ((end[0] - start[0]) ** 2 + (end[1] - start[1]) ** 2) ** 0.5

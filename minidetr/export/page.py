@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,8 +25,8 @@ from minidetr.panoptic import write_json
 from minidetr.presets import SCENE_SIZE
 from minidetr.scenes.canvas import LIGHTS, Canvas, Points
 from minidetr.scenes.dataset import HELD_OUT_SEED
-from minidetr.scenes.painters import CATEGORIES, DEPTHS, FOOTPRINTS, PAINTERS
-from minidetr.scenes.render import View, settled
+from minidetr.scenes.painters import CATEGORIES, FOOTPRINTS, PAINTERS
+from minidetr.scenes.render import View, looks_of, settled
 
 SCENES = 24  # that the page offers: the first of the held-out ones
 
@@ -58,14 +57,13 @@ def shown_graphs(model: PanopticDETR) -> dict[str, Graph]:
     """The graphs of `graphs_of` but the whole one, with attention and the mask head's stages among the outputs."""
     graphs = graphs_of(model)
     del graphs["whole"]
-    shown: dict[str, tuple[nn.Module, str]] = {
-        "encode": (EncodeShown(model), "attention"),
-        "decode": (DecodeShown(model), "looks"),
-        "mask_head": (MaskHeadShown(model), "stages"),
+    shown: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
+        "encode": (EncodeShown(model), ("attention",)),
+        "decode": (DecodeShown(model), ("looks",)),
+        "mask_head": (MaskHeadShown(model), tuple(f"stage{i}" for i in range(len(model.mask_head.convolutions)))),
     }
     for name, (module, more) in shown.items():
-        many = [f"stage{i}" for i in range(len(model.mask_head.convolutions))] if more == "stages" else [more]
-        graphs[name] = replace(graphs[name], module=module, outputs=(*graphs[name].outputs, *many))
+        graphs[name] = replace(graphs[name], module=module, outputs=(*graphs[name].outputs, *more))
     return graphs
 
 
@@ -180,7 +178,6 @@ def recorded(seeds: Sequence[int]) -> dict[str, Any]:
     return {
         "lights": [{**vars(light)} for light in LIGHTS],
         "footprints": {c.id: FOOTPRINTS[c.id] for c in CATEGORIES if c.id in FOOTPRINTS},
-        "depths": {c.id: DEPTHS[c.id] for c in CATEGORIES if c.id in DEPTHS},
         "scenes": [scene_of(seed) for seed in seeds],
     }
 
@@ -205,8 +202,7 @@ NUMBERS = ("horizon", "camera_height", "focal", "roughness", "sun", "exposure", 
 def item_of(view: View, number: int) -> dict[str, Any]:
     """One thing, or piece of stuff that stands on the ground, with the shapes that its painter draws."""
     item, recorder = view.items[number], Recorder()
-    rng = np.random.Generator(np.random.PCG64(item.seed))
-    facing = 1 if rng.random() < 0.5 else -1
+    facing, rng = looks_of(item)
     recorder.scale = 1e9  # a bar is recorded as thick as it is: how thick it must be to be seen, the page knows
     PAINTERS[item.category_id](recorder, rng)
     place = {"across": round(item.across, 6), "depth": round(item.depth, 5)}

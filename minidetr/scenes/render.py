@@ -154,8 +154,7 @@ class View:
             if item.category_id > VEGETATION:
                 segment_id = VEGETATION + 1 + len(things)
                 things[segment_id] = item
-            rng = np.random.Generator(np.random.PCG64(item.seed))
-            facing = 1 if rng.random() < 0.5 else -1
+            facing, rng = looks_of(item)
             canvas.place(segment_id, self.foot(item), self.pixels_per_metre(item), facing, item.depth)
             PAINTERS[item.category_id](canvas, rng)
         image = np.asarray(canvas.image.reduce(SUPERSAMPLING), np.float32)
@@ -174,6 +173,12 @@ class View:
         white = np.array(self.light.tint, np.float32) * self.cast * self.exposure
         gain = ((1 + texture - corner)[..., None] * white).astype(np.float32)
         return (128 + (image * gain - 128) * np.float32(self.contrast)).clip(0, 255).astype(np.uint8)
+
+
+def looks_of(item: Item) -> tuple[int, np.random.Generator]:
+    """Which way an item faces (+1: right), and the random numbers from which its painter draws its looks."""
+    rng = np.random.Generator(np.random.PCG64(item.seed))
+    return 1 if rng.random() < 0.5 else -1, rng
 
 
 def render_scene(seed: int, height: int = SCENE_SIZE, width: int = SCENE_SIZE) -> Scene:

@@ -59,6 +59,16 @@ export class App {
   names = $derived(new Map((this.about?.categories ?? []).map((category) => [category.id, category.name])));
   byId = $derived(new Map((this.about?.categories ?? []).map((category) => [category.id, category])));
   chosen = $derived<Prediction | null>(this.looked?.masked.kept.find(({ query }) => query === this.query) ?? null);
+  /** The chosen query's heatmaps, all heads added, h x w; null where the model has none. */
+  added = $derived.by(() => {
+    const { heatmaps, grid: [h, w] } = this.explained ?? { heatmaps: null, grid: [0, 0] };
+    if (!heatmaps) return null;
+    const sum = new Float32Array(h * w);
+    heatmaps.forEach((value, i) => { sum[i % (h * w)] += value; });
+    return sum;
+  });
+  /** Its mask as probabilities. */
+  mask = $derived(this.explained && { size: this.explained.mask.size, values: this.explained.mask.values.map((logit) => 1 / (1 + Math.exp(-logit))) });
   checked = $derived.by(() => {
     if (!this.looked?.truth || this.ownModel) return null;
     const { pixels, masked, truth } = this.looked;

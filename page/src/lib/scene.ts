@@ -13,7 +13,7 @@ export interface Scene {
   /** How far one sees, in metres, where it is not the light's own. */
   visibility?: number;
 }
-export interface Stock { lights: Light[]; footprints: Record<string, number>; depths: Record<string, [number, number]>; scenes: Scene[] }
+export interface Stock { lights: Light[]; footprints: Record<string, number>; scenes: Scene[] }
 export interface Picture {
   side: number;
   /** RGBA, side x side. */
